@@ -134,11 +134,13 @@ COMPOSITION_ROOT = {
         "workers/builders.py",
         "workers/build_catalog.py",
         "workers/build_gauges.py",
+        "workers/build_limits.py",
         "workers/check_pinned.py",
     ),
     *(
         "workers/runtime.py",
         "workers/reload.py",
+        "workers/state_files.py",
         "workers/serve.py",
         "workers/state_lock.py",
         "workers/gpu_watch.py",

@@ -9,15 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from app.entities.gpu import NOT_READ, Gpu, GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts, EngineKind
+from app.entities.launch import EngineFacts
 from app.entities.server import Server
-from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
 from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.limits import SchedulingLimits
-from workers.agents import load_agents
 from workers.engine.current_engine import CurrentEngine
 from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
@@ -29,15 +26,15 @@ from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
-from workers.logs.engine_log import EngineLogs
-from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pool import Pool
 from workers.pool.processes import Process
+from workers.relay.relay import Relay
+from workers.relay.stream_mover import StreamMover
 from workers.server.kept_cache import KeptCaches
 from workers.server.launcher import Launcher
-from workers.server.orphans import MARK_VARIABLE, PidRecords
-from workers.server.slot_files import SlotFiles
+from workers.server.orphans import MARK_VARIABLE
+from workers.state_files import StateFiles
 from workers.telemetry.gauges import Gauges
 from workers.telemetry.store import StateStore
 
@@ -46,72 +43,26 @@ log = logging.getLogger(__name__)
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
 
 
-def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLimits:
-    """What the scheduler goes by."""
-    scheduling = settings.scheduling
-    return SchedulingLimits(
-        max_waiting=scheduling.max_waiting,
-        max_waiting_per_model=scheduling.max_waiting_per_model,
-        max_loaded=scheduling.max_loaded,
-        max_wait_seconds=scheduling.max_wait_seconds,
-        min_residency_seconds=scheduling.min_residency_seconds,
-        ttl_seconds=scheduling.ttl_seconds,
-        stall_timeout_seconds=scheduling.stall_timeout_seconds,
-        hang_timeout_seconds=scheduling.hang_timeout_seconds,
-        max_excess_memory_bytes=scheduling.max_excess_memory,
-        silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
-        gpu_limits=settings.gpu_limits(),
-        policy=settings.policy(),
-        cpu_fallback=settings.gpu.cpu_fallback,
-        gpu_idle_close_seconds=settings.gpu.idle_close_seconds,
-    )
-
-
-def build_request_settings(settings: Settings) -> RequestSettings:
-    """What the routes go by. Raises ConfigurationError."""
-    server, scheduling = settings.server, settings.scheduling
-    return RequestSettings(
-        access_policy=AccessPolicy(
-            keys=settings.api_keys(),
-            host=server.host,
-            public_origin=server.public_origin,
-            loopback_only=server.is_loopback and not server.allow_open,
-            cors_origins=server.allowed_origins,
-        ),
-        max_loaded=scheduling.max_loaded,
-        max_wait_seconds=scheduling.max_wait_seconds,
-        media_urls=settings.upstream.allowed_media_urls(),
-        load_on_any_path=settings.catalog.load_on_any_path,
-        agents=load_agents(settings.agents),
-        default_model=settings.catalog.default_model,
-        list_aliases=settings.catalog.list_aliases,
-        public_url=server.public_url,
-        loading_comments=scheduling.loading_comments,
-    )
-
-
-def _silent_disconnect_notice_seconds(engine: EngineFacts | None) -> float:
-    """llama-server checks once a second whether a connection was closed. The embedded engine (11549) never does while
-    it works on other requests, but restarts quickly."""
-    return 0.05 if engine is not None and engine.kind is EngineKind.EMBEDDED else 5.0
-
-
 def build_spawn(
     settings: Settings,
     engine: CurrentEngine,
-    records: PidRecords,
-    history: History,
+    files: StateFiles,
     needs: EstimateSource,
     gpus: Callable[[], GpuSnapshot],
-    slots: SlotFiles,
-    logs: EngineLogs,
 ) -> Spawn:
     """The function that starts a llama-server for the pool."""
     env = engine_environment(settings.engine.env)
-    caches = KeptCaches(slots, env)
-    stop_seconds, env = settings.server.stop_seconds, {**env, MARK_VARIABLE: records.mark}
-    find = partial(_working_engine, engine)
-    return Launcher(find, env, records, history, needs.as_started, gpus, stop_seconds, caches, logs).spawn
+    return Launcher(
+        engine=partial(_working_engine, engine),
+        env={**env, MARK_VARIABLE: files.records.mark},
+        records=files.records,
+        history=files.history,
+        as_started=needs.as_started,
+        gpus=gpus,
+        stop_seconds=settings.server.stop_seconds,
+        caches=KeptCaches(files.slots, env),
+        logs=files.logs.engines,
+    ).spawn
 
 
 def _working_engine(engine: CurrentEngine) -> EngineFacts:
@@ -120,6 +71,19 @@ def _working_engine(engine: CurrentEngine) -> EngineFacts:
     if facts is None:
         raise OSError(engine.problem)
     return facts
+
+
+def build_relay(settings: Settings, store: StateStore, has_ended: Callable[[int], bool]) -> Relay:
+    """`has_ended`: see Relay."""
+    upstream = settings.upstream
+    return Relay(
+        upstream.first_byte_seconds,
+        upstream.stall_seconds,
+        StreamMover(upstream.stall_seconds, upstream.stall_seconds),
+        is_closing=lambda: store.pool.closing,
+        has_ended=has_ended,
+        why_ended=lambda server: store.pool.endings.get(server),
+    )
 
 
 def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> tuple[EngineReader, EngineSlots]:

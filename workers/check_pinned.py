@@ -9,7 +9,8 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog
-from workers.builders import build_gpu_poller, build_limits, gpus_at_start
+from workers.build_limits import build_limits
+from workers.builders import build_gpu_poller, gpus_at_start
 from workers.catalog.model_headers import ModelHeaders
 from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder

@@ -25,19 +25,17 @@ from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
 from workers.build_gauges import build_gauges
-from workers.builders import build_engine_reader, build_limits, build_request_settings, build_spawn, gpus_at_start
+from workers.build_limits import build_limits, build_request_settings
+from workers.builders import build_engine_reader, build_relay, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
 from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
-from workers.clients.daily_tokens import DailyTokens
 from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
-from workers.logs.logs import ServiceLogs
-from workers.measurement.history import History
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
@@ -46,18 +44,14 @@ from workers.pool.plans import Plans
 from workers.pool.pool import Pool
 from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
-from workers.relay.relay import Relay
-from workers.relay.stream_mover import StreamMover
 from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
 from workers.request_bodies.held_body import RequestBodies
-from workers.server.orphans import PidRecords
-from workers.server.slot_files import SlotFiles
+from workers.state_files import StateFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.activity import Activity
 from workers.telemetry.pool_counts import count_each
 from workers.telemetry.refusal_log import RefusalLog
 from workers.telemetry.store import StateStore
-from workers.upgrade_notices import warn_of_changes
 
 log = logging.getLogger(__name__)
 
@@ -78,40 +72,36 @@ class Runtime:
         self._refusals = refusals
         self.has_models = has_models(settings)
         self._engine = engine = CurrentEngine(settings.engine.binary, self._engine_replaced)
-        state, shapes = state_folder(), ModelHeaders(model_shape)
-        self._records = PidRecords(state / "servers")
-        self._history = History(state / "history.sqlite3")
-        self._tokens = DailyTokens(state / "key-tokens.json")
-        self._slots = SlotFiles(state / "slots", settings.scheduling.kv_cache_disk)
+        self._shapes = shapes = ModelHeaders(model_shape)
+        self._files = StateFiles(state_folder(), settings)
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._needs = EstimateSource(self._history, engine.refresh, shapes, lambda: self._store.gpus)
+        self._needs = EstimateSource(self._files.history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
-        self._logs = ServiceLogs(state / "logs", settings.engine.log_files)
-        self._access_log = AccessLog(self._logs.access_lines)
+        self._access_log = AccessLog(self._files.logs.access_lines)
         self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        self._gauges = build_gauges(self._store, engine, self._tokens, self._bodies)
-        self._mover = StreamMover(settings.upstream.stall_seconds, settings.upstream.stall_seconds)
-        self._relay = Relay(
-            *(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds, self._mover),
-            *(lambda: self._store.pool.closing, self._has_ended),
-            lambda server: self._store.pool.endings.get(server),
-        )
+        self._gauges = build_gauges(self._store, engine, self._files.tokens, self._bodies)
+        self._relay = build_relay(settings, self._store, self._has_ended)
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()
         self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
-        self._shapes = shapes
         self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
         self.services = self._build_services()
 
     def _build_pool(self) -> Pool:
         store, needs, gpus = self._store, self._needs, self._gpus
-        parts = (self._records, self._history, needs, lambda: store.gpus, self._slots, self._logs.engines)
-        spawn = build_spawn(self._settings, self._engine, *parts)
-        count, forget = count_each(self._gauges.count_step, self._activity.count_step), self._relay.forget
-        models = needs.placement_request, self._catalog.definition
-        return Pool(store, spawn, read_memory, gpus.read_now, *models, count, forget, gpus.probe_engine)
+        return Pool(
+            store,
+            build_spawn(self._settings, self._engine, self._files, needs, lambda: store.gpus),
+            read_memory,
+            gpus.read_now,
+            needs.placement_request,
+            self._catalog.definition,
+            on_step=count_each(self._gauges.count_step, self._activity.count_step),
+            on_server_ended=self._relay.forget,
+            probe_engine=gpus.probe_engine,
+        )
 
     def _build_services(self) -> Services:
         server, request_of = self._settings.server, self._needs.placement_request
@@ -129,10 +119,10 @@ class Runtime:
             viewers=viewer_limit(server.threads - server.reserve_threads),
             status_texts=AudienceTexts(),
             rates=KeyRateLimits(),
-            tokens=self._tokens,
+            tokens=self._files.tokens,
             bodies=self._bodies,
             access_log=self._access_log,
-            logs=self._logs.history,
+            logs=self._files.logs.history,
             activity=self._activity,
             gpu_trends=self._gpus.trends,
             engine_slots=self._engine_slots,
@@ -153,17 +143,10 @@ class Runtime:
 
         Raises ConfigurationError if it is certain that the pinned models do not fit together.
         """
-        self._logs.start()
-        warn_of_changes(state_folder(), self._settings, self._catalog.models())
-        if killed := self._records.sweep():
-            log.warning("killed orphans pids=%s", killed)
-        self._records.begin()
-        self._slots.clean([model.name for model in self._catalog.models() if model.keep_kv_cache])
-        self._history.start()
-        self._tokens.start()
+        self._files.start(self._settings, self._catalog.models())
         self._access_log.start()
         self._clients.start()
-        self._mover.start()
+        self._relay.mover.start()
         # Needs the history of loads.
         self._gpus.start(self._check_of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
         self._pool.start()
@@ -210,8 +193,7 @@ class Runtime:
         self._settings = settings
         self.services.settings = build_request_settings(settings)
         self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)
-        self._logs.keep_files(settings.engine.log_files)
-        self._slots.quota_bytes = settings.scheduling.kv_cache_disk
+        self._files.apply(settings)
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
         self._pool.reconfigure(build_limits(settings, self._engine.facts), models)
@@ -246,21 +228,19 @@ class Runtime:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
         self._pool.post(ev.Close(time.monotonic()))
         if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
-            self._records.end()
+            self._files.records.end()
         else:
             log.error("llama-servers did not exit in time; killing them")
             self._pool.kill()
-            self._records.kill_all()
+            self._files.records.kill_all()
         self._engine_reader.close()
         self._relay.close()
         self._gpus.close()
-        self._history.close()
-        self._tokens.close()
         self._bodies.close()
-        self._access_log.close()  # last: requests that are cut off end with a line, too
-        self._logs.close()
+        self._access_log.close()  # late: requests that are cut off end with a line, too
+        self._files.close()
 
     def kill(self) -> None:
         """Kill every llama-server now; the process is about to exit."""
         self._pool.kill()
-        self._records.kill_all()
+        self._files.records.kill_all()

@@ -115,9 +115,6 @@ for command in (
     plan,
     reload,
     completion_command,
-):
-    main.add_command(command)
-for command in (
     ps,
     top_command,
     models_command,

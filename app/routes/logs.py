@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from datetime import datetime
@@ -16,7 +15,7 @@ from flask import Blueprint, Response, jsonify
 from app.entities.log_line import SERVICE, LogLine, LogPage
 from app.errors import InvalidRequest, NotAllowed
 from app.routes.incoming_request import IncomingRequest, current_request
-from app.routes.open_stream import COMMENT_SECONDS, POLL_SECONDS, OpenStream
+from app.routes.open_stream import OpenStream
 from app.routes.visibility import find_model, is_limited
 
 bp = Blueprint("logs", __name__)
@@ -93,18 +92,18 @@ def _chunks(
 ) -> Iterator[bytes]:
     """Ends at a shutdown and at a reload. A client that reads slowly gets the lines that are still there, and how many
     are not."""
-    comment = b": still here\n\n" if written is _event_page else b""
-    page, written_at = request.services.logs.last(source, count), time.monotonic()
-    yield (written(page) or (": no lines yet\n\n" if comment else "")).encode(errors="replace")
-    while not place.is_over:
-        time.sleep(POLL_SECONDS)
-        page = request.services.logs.after(source, page.position)
-        chunk = written(page).encode(errors="replace")
-        if not chunk and time.monotonic() - written_at >= COMMENT_SECONDS:
-            chunk = comment
-        if chunk:
-            yield chunk
-            written_at = time.monotonic()
+    logs = request.services.logs
+    page = logs.last(source, count)
+
+    def news() -> bytes:
+        nonlocal page
+        page = logs.after(source, page.position)
+        return written(page).encode(errors="replace")
+
+    first = written(page).encode(errors="replace")
+    if written is _event_page:
+        return place.chunks(first or b": no lines yet\n\n", news)
+    return place.chunks(first, news, sign_of_life=b"")
 
 
 def _text_page(page: LogPage) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 from flask import Blueprint, Response
 
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.loading_stream import HEADERS
-from app.routes.open_stream import COMMENT_SECONDS, POLL_SECONDS, OpenStream
+from app.routes.open_stream import OpenStream
 from app.routes.visibility import visible_pool
 from app.use_cases.reporting.model_status import status_events
 
@@ -33,21 +32,17 @@ class EventStream:
         """Raises Overloaded."""
         self._request = request
         self._place = OpenStream(request, request.services.event_streams)
+        self._published, self._known = request.services.store.pool, visible_pool(request)
         self.close = self._place.close
 
     def chunks(self) -> Iterator[bytes]:
         """Begins with a comment, so that the client gets the head at once."""
+        return self._place.chunks(b": connected\n\n", self._news)
+
+    def _news(self) -> bytes:
         store = self._request.services.store
-        yield b": connected\n\n"
-        published, known, written_at = store.pool, visible_pool(self._request), time.monotonic()
-        while not self._place.is_over:
-            time.sleep(POLL_SECONDS)
-            chunk = b""
-            if store.pool is not published:
-                published, before, known = store.pool, known, visible_pool(self._request)
-                chunk = b"".join(b"data: %s\n\n" % json.dumps(each).encode() for each in status_events(before, known))
-            if not chunk and time.monotonic() - written_at >= COMMENT_SECONDS:
-                chunk = b": still here\n\n"
-            if chunk:
-                yield chunk
-                written_at = time.monotonic()
+        if store.pool is self._published:
+            return b""
+        before = self._known
+        self._published, self._known = store.pool, visible_pool(self._request)
+        return b"".join(b"data: %s\n\n" % json.dumps(each).encode() for each in status_events(before, self._known))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+
 from app.ports import Admission
 from app.routes.incoming_request import IncomingRequest
 
-# Not woken by what it shows: every request for a loaded model changes the state, and would have to wake each stream.
 POLL_SECONDS = 0.1
-COMMENT_SECONDS = 15.0  # so that proxies in between do not take the stream for dead
+SIGN_OF_LIFE_SECONDS = 15.0  # so that proxies in between do not take the stream for dead
+SIGN_OF_LIFE = b": still here\n\n"
 
 
 class OpenStream:
@@ -33,6 +36,22 @@ class OpenStream:
         services = self._request.services
         is_reloaded = services.settings is not self._request.settings
         return self.client.is_disconnected or services.store.pool.draining or is_reloaded
+
+    def chunks(self, first: bytes, news: Callable[[], bytes], sign_of_life: bytes = SIGN_OF_LIFE) -> Iterator[bytes]:
+        """`first`, then what `news` returns, which is b"" where nothing has happened, until the stream is over.
+
+        It polls: every request for a loaded model changes the state, and would have to wake each stream.
+        """
+        yield first
+        written_at = time.monotonic()
+        while not self.is_over:
+            time.sleep(POLL_SECONDS)
+            chunk = news()
+            if not chunk and time.monotonic() - written_at >= SIGN_OF_LIFE_SECONDS:
+                chunk = sign_of_life
+            if chunk:
+                yield chunk
+                written_at = time.monotonic()
 
     def close(self) -> None:
         """Give back what it holds."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.terminal.table import Table, TableRow, table
-from app.terminal.text import UNKNOWN, printable, size_cell, tokens_text
+from app.terminal.text import UNKNOWN, printable, size_cell, tokens_cell
 
 OUTCOME_STYLES = {"loaded": "green", "evict": "yellow", "wait": "yellow", "refuse": "red"}
 
@@ -23,7 +23,7 @@ def _row(model: Mapping[str, Any]) -> TableRow:
         printable(model["quant"] or UNKNOWN),
         size_cell(model["size_bytes"]),
         " ".join(map(printable, abilities(model["capabilities"]))) or UNKNOWN,
-        tokens_text(model["ctx_size"]),
+        tokens_cell(model["ctx_size"]),
         now_text(model),
     )
     return TableRow(cells, "red" if model["problem"] else OUTCOME_STYLES.get(model["outcome"], ""))
@@ -70,8 +70,8 @@ def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
 
 
 def _context_text(context: int | None, trained: int | None) -> str:
-    text = tokens_text(context)
-    return f"{text} for one request, trained on {tokens_text(trained)}" if trained and trained != context else text
+    text = tokens_cell(context)
+    return f"{text} for one request, trained on {tokens_cell(trained)}" if trained and trained != context else text
 
 
 def parameters_text(number: int | None) -> str:

@@ -14,9 +14,9 @@ from flask import Flask
 from app.entities.key import ApiKey
 from app.entities.log_line import SERVICE
 from app.errors import InvalidRequest, ModelNotFound, NotAllowed, Overloaded
-from app.routes import logs as routes
+from app.routes import open_stream
 from app.routes.incoming_request import IncomingRequest
-from app.routes.logs import EVENTS, stream_engine_log, stream_service_log
+from app.routes.logs import EVENTS, show_logs, stream_engine_log, stream_service_log
 from app.services import EXTENSION, RequestSettings
 from tests.helpers.builders import Play, a_model
 from workers.clients.admission import AdmissionLimit, viewer_limit
@@ -38,7 +38,7 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(open_stream, "POLL_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -80,22 +80,22 @@ def chunks(response: Any) -> Iterator[str]:
 
 
 def test_all_lines_are_text_by_time_or_json(services: Any):
-    text = answered(services, routes.show_logs).get_data(as_text=True)
+    text = answered(services, show_logs).get_data(as_text=True)
     assert [line[19:] for line in text.splitlines()] == [
         ".250 a/b:Q4[3] one",
         ".250 a/b:Q4[3] two",
         ".000 service INFO [MainThread] x: hello",
     ]
-    body = answered(services, routes.show_logs, "format=json&lines=2").get_json()
+    body = answered(services, show_logs, "format=json&lines=2").get_json()
     assert body == {
         "lines": [
             {"at": 1_700_000_000.25, "source": "a/b:Q4", "server": "3", "text": "two"},
             {"at": 1_700_000_001.0, "source": "service", "server": None, "text": "INFO [MainThread] x: hello"},
         ]
     }
-    assert answered(services, routes.show_logs, "model=a/b:Q4&lines=1").get_data(as_text=True).endswith("] two\n")
+    assert answered(services, show_logs, "model=a/b:Q4&lines=1").get_data(as_text=True).endswith("] two\n")
     with pytest.raises(InvalidRequest):
-        answered(services, routes.show_logs, "lines=-1")
+        answered(services, show_logs, "lines=-1")
 
 
 def test_a_stream_has_the_history_and_then_what_is_added(services: Any):
@@ -128,11 +128,11 @@ def test_a_slow_reader_skips_lines_and_is_told_how_many(services: Any, monkeypat
 
 def test_a_limited_admin_reads_the_logs_of_its_models_only(services: Any):
     key = ApiKey("team", "", models=("a/*",), admin=True)
-    for call in (routes.show_logs, stream_service_log):
+    for call in (show_logs, stream_service_log):
         with pytest.raises(NotAllowed):
             answered(services, call, key=key)
-    assert answered(services, routes.show_logs, "model=a/b:Q4", key=key).get_data()
-    for call, query in ((routes.show_logs, "model=c"), (lambda: stream_engine_log("c"), "")):
+    assert answered(services, show_logs, "model=a/b:Q4", key=key).get_data()
+    for call, query in ((show_logs, "model=c"), (lambda: stream_engine_log("c"), "")):
         with pytest.raises(ModelNotFound):
             answered(services, call, query, key=key)
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.entities.key import ApiKey
 from app.errors import Overloaded
-from app.routes import model_events
+from app.routes import open_stream
 from app.routes.incoming_request import IncomingRequest
 from app.routes.model_events import EventStream
 from app.services import RequestSettings
@@ -21,7 +21,7 @@ from workers.clients.admission import AdmissionLimit, event_stream_limit
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_events, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(open_stream, "POLL_SECONDS", 0.0)
 
 
 def a_request(places: int = 8, key: ApiKey | None = None) -> Any:
@@ -45,7 +45,7 @@ def begun(request: Any) -> tuple[EventStream, Iterator[bytes]]:
 
 
 def test_a_change_is_an_event(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(model_events, "COMMENT_SECONDS", 0.0)
+    monkeypatch.setattr(open_stream, "SIGN_OF_LIFE_SECONDS", 0.0)
     request = a_request()
     _, chunks = begun(request)
     assert next(chunks).startswith(b": "), "the first event comes after the stream has begun to watch"
@@ -56,7 +56,7 @@ def test_a_change_is_an_event(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_key_gets_no_events_of_models_that_it_may_not_use(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(model_events, "COMMENT_SECONDS", 0.0)
+    monkeypatch.setattr(open_stream, "SIGN_OF_LIFE_SECONDS", 0.0)
     request = a_request(key=ApiKey("limited", "", models=("b*",)))
     _, chunks = begun(request)
     next(chunks)

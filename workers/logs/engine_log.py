@@ -18,7 +18,6 @@ from workers.logs.history import LogHistory
 
 IN_MEMORY_ONLY = "its log may have prompts and answers at this verbosity: it is kept in memory only, not in files"
 
-
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8  # characters; shorter values, such as a number, are parts of other words
 

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(FOLDER is None, reason="make screenshots takes them"),
 ]
 MAX_BYTES = 150_000
-BUSY_SECONDS = 30  # with a point of the charts each 5 s
+BUSY_SECONDS = 10  # with a point of the charts each 5 s
 # MB of the real files: the demo model's, filled up with nothing.
 FILES = {
     "Qwen3-0.6B-Q8_0": 639,
