@@ -52,7 +52,8 @@ def model_lines(entry: Mapping[str, Any], now: str) -> Iterator[str]:
 def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     meta, status, estimate = entry.get("meta") or {}, entry.get("status") or {}, entry.get("estimate")
     yield "now", now or printable(status.get("value", ""))
-    yield "problem", printable(status.get("message", ""))
+    problem = printable(status.get("message", ""))
+    yield "problem", "" if now.startswith(problem) else problem
     yield "aliases", ", ".join(map(printable, entry.get("aliases", ())))
     yield "stands for", ", ".join(map(printable, entry.get("any_of", ())))
     yield "variant of", printable(entry.get("parent", ""))

@@ -10,6 +10,7 @@ from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, duration_cell, printable, rate_cell, size_cell, tokens_cell
 
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
+EXPENDABLE_ALONE = ("UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", "MEMORY", "DEVICE")  # of `ps`, without bars
 EXPENDABLE = ("UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")  # columns, the first one first
 
 

@@ -63,7 +63,7 @@ function showTabs(models) {
 }
 
 function newTab(name) {
-  const tab = Object.assign(document.createElement("button"), { type: "button", textContent: name || "service" });
+  const tab = Object.assign(document.createElement("button"), { type: "button", textContent: name || "service", title: name });
   tab.dataset.source = name;
   tab.setAttribute("role", "tab");
   tab.setAttribute("aria-controls", "log-lines");

@@ -86,6 +86,12 @@ def test_a_model_in_full():
     ]
 
 
+def test_why_a_model_cannot_be_served_is_said_once():
+    entry = {"id": "cut", "status": {"value": "failed", "message": "cut off"}}
+    assert list(model_lines(entry, "cut off, pinned")) == ["cut", "  now  cut off, pinned"]
+    assert list(model_lines(entry, "")) == ["cut", "  now      failed", "  problem  cut off"]
+
+
 def test_an_estimate_names_the_gpus_that_the_model_is_on():
     devices = [{"weights_bytes": size * GIB} for size in (3, 1)]
     estimate = {"devices": devices, "host": {"weights_bytes": GIB}}

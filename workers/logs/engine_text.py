@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 _LEVEL = re.compile(r"(?:[\d.]+ )?([A-Z]) ")
 _PROBE = re.compile(r"request: GET /(?:health|props|slots|metrics)(?:[ ?]|$)")
+_IDLE = "update_slots: all slots are idle"  # after each request, our readings of its metrics among them
 _CHILD_PROTOCOL = "cmd_child_to_router:"
 _MESSAGE = re.compile(r'(got exception|llg error): (?:.*?"code":(\d{3}))?')
 _QUOTED = re.compile(r"'[^']*'?|\"[^\"]*\"?|`[^`]*`?")
@@ -38,6 +39,10 @@ def is_debug_line(text: str) -> bool:
     """Whether the engine logs at its debug level, at which it logs prompts and answers."""
     level = _LEVEL.match(text)
     return level is not None and level[1] == "D"
+
+
+def is_idle_line(text: str) -> bool:
+    return text.endswith(_IDLE)
 
 
 def is_abort(text: str) -> bool:
