@@ -74,6 +74,18 @@ def test_why_a_model_cannot_be_served_is_said_once():
     assert list(model_lines(entry, "")) == ["cut", "  now      failed", "  problem  cut off"]
 
 
+def test_of_an_engines_log_the_table_has_one_line_and_show_has_all():
+    problem = "exit status 1\nerror: out of memory\nerror: failed to load"
+    now = now_text(a_model(problem=problem))
+    assert now == "exit status 1: error: out of memory"
+    entry = {"id": "m", "status": {"value": "failed", "message": problem}}
+    assert list(model_lines(entry, now))[2:] == [
+        "  problem  exit status 1",
+        "           error: out of memory",
+        "           error: failed to load",
+    ]
+
+
 def test_an_estimate_names_the_gpus_that_the_model_is_on():
     devices = [{"weights_bytes": size * GIB} for size in (3, 1)]
     estimate = {"devices": devices, "host": {"weights_bytes": GIB}}
