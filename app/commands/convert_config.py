@@ -33,13 +33,13 @@ def convert_config(file: Path, output: Path | None, force: bool) -> None:
         exit_no(f"{output} exists; nothing was written. --force replaces it")
     conversion = _conversion(file)
     settings, invalid = _valid_part(conversion)
-    _tell([*(remark.line() for remark in conversion.remarks), *invalid])
+    _print_to_stderr([*(remark.line() for remark in conversion.remarks), *invalid])
     if not settings.get("models"):
         exit_no("no model could be converted; nothing was written")
     _write(_HEAD + _yaml(settings), output)
     count = len(settings["models"])
     converted = f"{count} of {count + len(conversion.lost)} models converted"
-    _tell([f"{converted}; check with: llama-smart-proxy check-config --config {output or 'FILE'}"])
+    _print_to_stderr([f"{converted}; check with: llama-smart-proxy check-config --config {output or 'FILE'}"])
 
 
 def _conversion(file: Path) -> Conversion:
@@ -88,6 +88,6 @@ def _write(text: str, output: Path | None) -> None:
         exit_no(f"{output} cannot be written: {error.strerror}")
 
 
-def _tell(lines: Iterable[str]) -> None:
+def _print_to_stderr(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(printable(line), err=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 _LEVEL = re.compile(r"(?:[\d.]+ )?([A-Z]) ")
 _PROBE = re.compile(r"request: GET /(?:health|props|slots|metrics)(?:[ ?]|$)")
 _IDLE = "update_slots: all slots are idle"  # after each request, our readings of its metrics among them
-_NO_KEY = "unauthorized: Invalid API Key"  # also what we see to before it is ready: that it asks for its key
+_NO_KEY = "unauthorized: Invalid API Key"  # also before it is ready, when we check that it requires its key
 _CHILD_PROTOCOL = "cmd_child_to_router:"
 _MESSAGE = re.compile(r'(got exception|llg error): (?:.*?"code":(\d{3}))?')
 _QUOTED = re.compile(r"'[^']*'?|\"[^\"]*\"?|`[^`]*`?")

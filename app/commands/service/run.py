@@ -90,7 +90,7 @@ def _whole_prompt(words: Sequence[str]) -> str:
 
 
 def _exit_unless_suitable(entry: dict[str, Any], images: Sequence[Path]) -> None:
-    """A model whose header has not been read yet has no capabilities; it is asked."""
+    """A model whose header has not been read yet lists no capabilities: let the engine decide."""
     name, capabilities = printable(entry["id"]), entry.get("capabilities") or ["completion", "vision"]
     if "completion" not in capabilities:
         why = (entry.get("status") or {}).get("message") or f"it can {', '.join(capabilities)}"
