@@ -13,7 +13,7 @@ from urllib.parse import quote
 import click
 
 from app.commands.client_setup import CLIENTS, KEY, Client, Setup, Target, context_warning
-from app.commands.options import ANSWER_IS_NO
+from app.commands.options import exit_no
 from app.commands.service_client import KEY_VARIABLE, call_service, exit_with_error, url_option
 
 
@@ -53,7 +53,7 @@ def _requested_model(url: str, name: str) -> tuple[dict[str, Any], str]:
         exit_with_error(answer)
     if not _generates(answer.body):
         why = answer.body["status"].get("message") or "its `capabilities` in GET /v1/models lack completion"
-        _exit_no(f"{name} generates no text: {why}")
+        exit_no(f"{name} generates no text: {why}")
     return answer.body, "--model"
 
 
@@ -69,7 +69,7 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
         if len(found) == 1:
             return found[0], why
     names = ", ".join(entry["id"] for entry in models)
-    _exit_no(f"choose a model with --model: {names}" if models else f"{url} has no model that can chat")
+    exit_no(f"choose a model with --model: {names}" if models else f"{url} has no model that can chat")
 
 
 def _can_chat(entry: Mapping[str, Any]) -> bool:
@@ -109,13 +109,8 @@ def shell_lines(environment: Mapping[str, str], argv: Sequence[str]) -> list[str
 
 def _start(client: Client, argv: tuple[str, ...], environment: Mapping[str, str]) -> NoReturn:
     if shutil.which(client.program) is None:
-        _exit_no(f"{client.title} is not installed: {client.install}")
+        exit_no(f"{client.title} is not installed: {client.install}")
     key = os.environ.get(KEY_VARIABLE, "")
     own = {name: key if value == KEY else value for name, value in environment.items()}
     sys.stdout.flush()
     os.execvpe(client.program, argv, os.environ | own)
-
-
-def _exit_no(why: str) -> NoReturn:
-    click.echo(why, err=True)
-    sys.exit(ANSWER_IS_NO)

@@ -31,7 +31,8 @@ def _row(model: Mapping[str, Any]) -> TableRow:
 
 def now_text(model: Mapping[str, Any]) -> str:
     """Of an entry of GET /plan: where it is, or would go, or why it cannot be served."""
-    text = model["problem"] or model["text"] or model["state"]
+    problem = ": ".join(model["problem"].splitlines()[:2])  # and the first line of the engine's log
+    text = problem or model["text"] or model["state"]
     return printable(text) + (", pinned" if model["pinned"] else "")
 
 
@@ -52,8 +53,9 @@ def model_lines(entry: Mapping[str, Any], now: str) -> Iterator[str]:
 def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     meta, status, estimate = entry.get("meta") or {}, entry.get("status") or {}, entry.get("estimate")
     yield "now", now or printable(status.get("value", ""))
-    problem = printable(status.get("message", ""))
-    yield "problem", "" if now.startswith(problem) else problem
+    problem = status.get("message", "").splitlines()
+    if not now.startswith(printable(": ".join(problem))):
+        yield from zip(["problem", *[""] * len(problem)], map(printable, problem), strict=False)
     yield "aliases", ", ".join(map(printable, entry.get("aliases", ())))
     yield "stands for", ", ".join(map(printable, entry.get("any_of", ())))
     yield "variant of", printable(entry.get("parent", ""))

@@ -1,5 +1,5 @@
-// The log of the service or of one model's servers, followed while somebody can see it: each reader takes one of the
-// places that viewers have.
+// Follows the log of the service or of one model's servers while it is in view: each open stream takes one of the
+// places for viewers.
 
 import { copyText } from "./copy.js";
 import { setHidden } from "./dom.js";
