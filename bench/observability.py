@@ -1,13 +1,13 @@
-"""Measures what it costs to be looked at: a page of /metrics, and an open status page.
+"""Measures the cost of being watched: a page of /metrics, and an open status page.
 
     python -m bench.observability [--rounds N] [--seconds S] [--json FILE]
 
 `page`: /metrics rendered in process, of 64 loaded models with two endpoints each, their engines' own series and 8 GPUs,
 by turns with prometheus_client's encoders: milliseconds of CPU and of wall time, and the ratios of each round.
 `scrape`: GET /metrics of a service that runs one model, milliseconds of wall time.
-`viewer`: CPU time of the service's processes as a share of one core, by turns with nobody looking, one viewer of
+`viewer`: CPU time of the service's processes as a share of one core, by turns without a viewer, one viewer of
 /status/stream, and a scrape each second; engines are counted apart. Nobody sends requests meanwhile.
-The run fails if looking loads a model, or counts as a use of one that is loaded.
+The run fails if watching loads a model, or counts as a use of one that is loaded.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _milliseconds(case: Callable[[], object]) -> tuple[float, float]:
     return 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)
 
 
-# --- a service that is looked at ---------------------------------------------------------------------------------
+# --- a service that is watched -----------------------------------------------------------------------------------
 
 
 def _viewer(service: Service, rounds: int, seconds: float) -> dict[str, Any]:
@@ -138,8 +138,8 @@ def _shares(service: Service, seconds: float) -> tuple[float, float]:
     began, before = time.monotonic(), (_cpu_seconds(own), _cpu_seconds(engines))
     time.sleep(seconds)
     passed, after = time.monotonic() - began, (_cpu_seconds(own), _cpu_seconds(engines))
-    assert _idle_seconds(service) >= idle_before + seconds - 0.2, "looking was a use of the model"
-    assert len(service.servers()) == loaded == 1, "looking has loaded a model"
+    assert _idle_seconds(service) >= idle_before + seconds - 0.2, "watching was a use of the model"
+    assert len(service.servers()) == loaded == 1, "watching has loaded a model"
     return (after[0] - before[0]) / passed, (after[1] - before[1]) / passed
 
 

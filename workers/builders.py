@@ -131,7 +131,7 @@ def build_gpu_poller(
 
 
 def _no_engine() -> EngineFacts | None:
-    """None is asked: GPUs are assumed to be usable."""
+    """No engine is probed: GPUs are assumed to be usable."""
     return None
 
 

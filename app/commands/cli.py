@@ -21,7 +21,7 @@ from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.install_service import install_service
 from app.commands.launch import launch
-from app.commands.options import WRONG_USE
+from app.commands.options import WRONG_USE, exit_no, exit_wrong_use
 from app.commands.plan import plan
 from app.commands.reload import reload
 from app.commands.service.decisions import decisions_command
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """One OpenAI-compatible address in front of every GGUF model on this machine.
 
-    Those under Use, Inspect and Control talk to the running service at LLAMA_SMART_PROXY_URL, with the key in
+    Commands under Use, Inspect and Control talk to the running service at LLAMA_SMART_PROXY_URL, with the key in
     LLAMA_SMART_PROXY_API_KEY. Exit status: 0 done, 1 the answer is no, 2 wrong use.
     """
 
@@ -88,8 +88,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     try:
         configuration = read_configuration()
     except ConfigurationError as error:
-        click.echo(f"configuration error:\n{error}", err=True)
-        sys.exit(WRONG_USE)
+        exit_wrong_use(f"configuration error:\n{error}")
     settings = configuration.settings
     _exit_if_address_in_use(settings.server.host, settings.server.port)
     _log_to_stderr()
@@ -115,9 +114,6 @@ for command in (
     plan,
     reload,
     completion_command,
-):
-    main.add_command(command)
-for command in (
     ps,
     top_command,
     models_command,
@@ -136,8 +132,7 @@ def _exit_if_address_in_use(host: str, port: int) -> None:
     from workers.diagnosis.machine import why_not_listening
 
     if problem := why_not_listening(host, port):
-        click.echo(f"cannot listen on {host} port {port}: {problem}; choose another with --port", err=True)
-        sys.exit(1)
+        exit_no(f"cannot listen on {host} port {port}: {problem}; choose another with --port")
 
 
 def _lock_state_or_exit() -> None:
@@ -148,8 +143,7 @@ def _lock_state_or_exit() -> None:
     try:
         lock_state(state_folder())
     except StateInUse as error:
-        click.echo(f"cannot start: {error}", err=True)
-        sys.exit(1)
+        exit_no(f"cannot start: {error}")
 
 
 def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from app.commands.options import ANSWER_IS_NO, exit_wrong_use
+from app.commands.options import exit_no, exit_wrong_use
 from app.terminal.text import printable
 
 if TYPE_CHECKING:
@@ -31,16 +30,16 @@ def convert_config(file: Path, output: Path | None, force: bool) -> None:
     if some models were not; 1 no model could be converted, or the output file exists; 2 not such a file.
     """
     if output is not None and output.exists() and not force:
-        _exit_no(f"{output} exists; nothing was written. --force replaces it")
+        exit_no(f"{output} exists; nothing was written. --force replaces it")
     conversion = _conversion(file)
     settings, invalid = _valid_part(conversion)
-    _tell([*(remark.line() for remark in conversion.remarks), *invalid])
+    _print_to_stderr([*(remark.line() for remark in conversion.remarks), *invalid])
     if not settings.get("models"):
-        _exit_no("no model could be converted; nothing was written")
+        exit_no("no model could be converted; nothing was written")
     _write(_HEAD + _yaml(settings), output)
     count = len(settings["models"])
     converted = f"{count} of {count + len(conversion.lost)} models converted"
-    _tell([f"{converted}; check with: llama-smart-proxy check-config --config {output or 'FILE'}"])
+    _print_to_stderr([f"{converted}; check with: llama-smart-proxy check-config --config {output or 'FILE'}"])
 
 
 def _conversion(file: Path) -> Conversion:
@@ -65,7 +64,7 @@ def _valid_part(conversion: Conversion) -> tuple[dict[str, Any], list[str]]:
     try:
         settings, left_out = valid_part(conversion.settings)
     except NoValidPart as error:
-        _exit_no(f"cannot be converted: {error}")
+        exit_no(f"cannot be converted: {error}")
     return settings, [f"not carried over: {format_place(place)}: {message}" for place, message in left_out]
 
 
@@ -86,14 +85,9 @@ def _write(text: str, output: Path | None) -> None:
     try:
         output.write_text(text)
     except OSError as error:
-        _exit_no(f"{output} cannot be written: {error.strerror}")
+        exit_no(f"{output} cannot be written: {error.strerror}")
 
 
-def _tell(lines: Iterable[str]) -> None:
+def _print_to_stderr(lines: Iterable[str]) -> None:
     for line in lines:
         click.echo(printable(line), err=True)
-
-
-def _exit_no(why: str) -> NoReturn:
-    click.echo(printable(why), err=True)
-    sys.exit(ANSWER_IS_NO)

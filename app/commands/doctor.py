@@ -12,7 +12,7 @@ import click
 
 from app.commands.check_config import checked_configuration, config_option
 from app.commands.console import json_option, print_json
-from app.commands.options import ANSWER_IS_NO, WRONG_USE
+from app.commands.options import ANSWER_IS_NO, exit_wrong_use
 from app.commands.service_client import URL_VARIABLE, NoServiceAnswer, ask_service, base_url, configured_url
 from app.terminal.text import printable
 
@@ -36,8 +36,7 @@ def doctor(config: Path | None, as_json: bool) -> None:
     """
     check = checked_configuration(config)
     if not check.file_exists:
-        click.echo("\n".join(check.errors), err=True)
-        sys.exit(WRONG_USE)
+        exit_wrong_use("\n".join(check.errors))
     from app.use_cases.diagnosis.finding import Level, count_of
     from workers.diagnose import diagnose
 

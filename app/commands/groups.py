@@ -10,15 +10,21 @@ SECTIONS = {
     "Serve": ("serve", "check-config", "reload", "doctor", "install-service"),
     "Use": ("run", "launch"),
     "Inspect": ("ps", "top", "models", "show", "logs", "decisions"),
-    "Control": ("load", "unload", "pull", "rm"),
+    "Control": ("load", "unload"),
     "Plan": ("estimate", "plan"),
-    "Set up": ("engine", "convert-config", "completion"),
+    "Set up": ("convert-config", "completion"),
 }
 ALIASES = {"list": "models", "stop": "unload"}
+# Of Ollama's and llama-swap's users.
+ELSEWHERE = {
+    "pull": "put *.gguf files into a folder of `serve --models-dir`, for example with `hf download`",
+    "rm": "remove the model's file",
+    "pin": "the status page has a button, and `pin: true` of a model in the configuration lasts",
+}
 
 
 class GroupedCommands(click.Group):
-    """Lists its commands by section, those of no section last. An unknown name is answered with a similar one."""
+    """Lists its commands by section. An unknown name is answered with a similar one."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
@@ -27,20 +33,18 @@ class GroupedCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            if args[0] in ELSEWHERE:
+                ctx.fail(f"no such command '{args[0]}': {ELSEWHERE[args[0]]}")
             near = difflib.get_close_matches(args[0], [*self.commands, *ALIASES], n=1)
             ctx.fail(f"no such command '{args[0]}'" + (f"; did you mean {near[0]}?" if near else ""))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        listed = {name for names in SECTIONS.values() for name in names}
-        sections = SECTIONS | {"Other": tuple(name for name in self.list_commands(ctx) if name not in listed)}
         width = max(map(len, map(_with_aliases, self.commands)))
-        for title, names in sections.items():
-            commands = [self.commands[name] for name in names if name in self.commands]
-            rows = [(_with_aliases(c.name or "").ljust(width), c.get_short_help_str(100)) for c in commands]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+        for title, names in SECTIONS.items():
+            helps = ((name, self.commands[name].get_short_help_str(100)) for name in names)
+            with formatter.section(title):
+                formatter.write_dl([(_with_aliases(name).ljust(width), text) for name, text in helps])
 
 
 def _with_aliases(name: str) -> str:

@@ -8,11 +8,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
-from app.commands.options import ANSWER_IS_NO, exit_wrong_use
+from app.commands.options import exit_no, exit_wrong_use
 
 if TYPE_CHECKING:
     from app.use_cases.installation.files import InstallationChoices, PlannedFile
@@ -76,12 +76,12 @@ def install_service(
     if dry_run:
         return
     if not (root or user_service or os.geteuid() == 0):
-        _exit_no(f"writing to /etc requires root:\n  sudo {shlex.join([str(program), *sys.argv[1:]])}")
+        exit_no(f"writing to /etc requires root:\n  sudo {shlex.join([str(program), *sys.argv[1:]])}")
     _install(changes, force)
     failed = [] if root else [command for command in commands if not _runs(command)]
     click.echo("\n".join(_next_steps(choices, user_service)))
     if failed:
-        _exit_no(f"failed: {'; '.join(shlex.join(command) for command in failed)}")
+        exit_no(f"failed: {'; '.join(shlex.join(command) for command in failed)}")
 
 
 def _check_program(program: Path) -> None:
@@ -97,7 +97,7 @@ def _check_access(program: Path, user: str) -> None:
 
     for file in (program, (program.parent / "python").resolve()):
         if closed := closed_folder(file, _uid(user)):
-            _exit_no(
+            exit_no(
                 f"the user {user} cannot run {file}: {closed} is closed to others. Install the program where everybody"
                 f" can read it, from its checkout:\n  sudo /usr/bin/python3 -m venv {_PREFIX}\n"
                 f"  sudo {_PREFIX}/bin/pip install --constraint constraints.txt '.[embedded]'\n"
@@ -138,7 +138,7 @@ def _changes(files: Sequence[PlannedFile], root: Path | None) -> list[FileChange
     try:
         return [change_of(file, root or Path("/")) for file in files]
     except OSError as error:
-        _exit_no(f"{error.filename} cannot be read: {error.strerror}")
+        exit_no(f"{error.filename} cannot be read: {error.strerror}")
 
 
 def _show(changes: Sequence[FileChange], commands: Sequence[tuple[str, ...]]) -> None:
@@ -158,13 +158,13 @@ def _install(changes: Sequence[FileChange], force: bool) -> None:
     if replaced and not force:
         for change in replaced:
             click.echo("\n".join(change.diff()))
-        _exit_no(f"nothing was written: {len(replaced)} of the files differ, as shown; --force replaces them")
+        exit_no(f"nothing was written: {len(replaced)} of the files differ, as shown; --force replaces them")
     for change in changes:
         if change.is_due:
             try:
                 write_change(change)
             except OSError as error:
-                _exit_no(f"{change.path} cannot be written: {error.strerror}")
+                exit_no(f"{change.path} cannot be written: {error.strerror}")
         click.echo(f"{change.verb:<9}  {change.path}")
 
 
@@ -197,8 +197,3 @@ def _next_steps(choices: InstallationChoices, user_service: bool) -> list[str]:
         f"  sudo -u {choices.user} env STATE_DIRECTORY=/var/lib/{_NAME} CACHE_DIRECTORY=/var/cache/{_NAME} \\",
         f"    {choices.program} doctor --config {CONFIGURATION}",
     ]
-
-
-def _exit_no(why: str) -> NoReturn:
-    click.echo(why, err=True)
-    sys.exit(ANSWER_IS_NO)

@@ -16,6 +16,7 @@ import click
 
 from app.entities.launch import LaunchSettings, ModelOptions
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
+from app.terminal.text import printable_lines
 from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 def exit_wrong_use(why: str) -> NoReturn:
     click.echo(why, err=True)
     sys.exit(WRONG_USE)
+
+
+def exit_no(why: str) -> NoReturn:
+    click.echo(printable_lines(why), err=True)
+    sys.exit(ANSWER_IS_NO)
 
 
 def pluralize(number: int, thing: str) -> str:

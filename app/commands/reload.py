@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
+from app.commands.console import json_option, print_json
 from app.commands.options import ANSWER_IS_NO
 from app.commands.service_client import call_service, exit_with_error, url_option
 from app.terminal.text import printable
@@ -23,17 +23,18 @@ _LINES = {
 
 @click.command()
 @url_option
-@click.option("--json", "as_json", is_flag=True, help="Print the service's answer, one JSON object.")
+@json_option
 def reload(url: str, as_json: bool) -> None:
     """Apply a changed configuration to the running service.
 
     The service reads its file and its model folders again. Unchanged models keep running; changed ones finish their
     requests first. An invalid file changes nothing. If the service has keys, LLAMA_SMART_PROXY_API_KEY must be an
-    admin's. Exit status: 0 applied, 1 not applied or no answer, 2 wrong use.
+    admin's. --json prints the body of POST /admin/reload. Exit status: 0 applied, 1 not applied or no answer, 2 wrong
+    use.
     """
     answer = call_service(url, "POST", "/admin/reload", {})
     if as_json:
-        click.echo(json.dumps(answer.body, indent=2))
+        print_json(answer.body)
         sys.exit(0 if answer.is_yes else ANSWER_IS_NO)
     if answer.is_yes:
         click.echo("\n".join(_report(answer.body)))

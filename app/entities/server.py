@@ -111,9 +111,13 @@ class Server:
         return self.state is ServerState.READY and not self.leases
 
     @property
+    def slots_busy(self) -> int:
+        """Those of clients that have disconnected among them, until the engine has noticed."""
+        return min(self.slots, len(self.leases) + self.abandoned_slots)
+
+    @property
     def has_free_slot(self) -> bool:
-        is_used_up = len(self.leases) + self.abandoned_slots >= self.slots
-        return self.is_responding and self.exclusive_ticket is None and not is_used_up
+        return self.is_responding and self.exclusive_ticket is None and self.slots_busy < self.slots
 
     @property
     def is_responding(self) -> bool:

@@ -92,7 +92,7 @@ def requests_view(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "model": each["model"] or "unknown",
             "path": each["path"],
             "user": each["key"] or "",
-            "status": str(each["status"]) if each["status"] != 499 else "499 left",
+            "status": str(each["status"]) if each["status"] != 499 else "499 closed",
             "status_class": "bad" if each["status"] >= 500 else "warn" if each["status"] >= 400 else "",
             "wait": short_duration(each["wait_seconds"]),
             "first_byte": short_duration(each["first_byte_seconds"]),

@@ -10,8 +10,8 @@ TOP = 1.5  # free above the highest value, so that a line is not cut
 
 
 def chart(name: str, now: str, values: Sequence[float | None], highest: float | None) -> dict[str, Any]:
-    """`values`: oldest first, the last is now; None where one is unknown. `highest`: that of the scale; None: of the
-    values."""
+    """`values`: oldest first, the last is now; None where one is unknown. `highest`: the top of the
+    scale; None: the highest value."""
     known = [value for value in values if value is not None]
     scale = highest or max(known, default=0) or 1
     return {"key": name, "chart": name, "now": now, "line": line_path(values, scale), "area": area_path(values, scale)}

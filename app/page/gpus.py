@@ -42,7 +42,8 @@ def color_classes(status: Mapping[str, Any]) -> dict[str, str]:
 
 def _note(status: Mapping[str, Any]) -> str:
     if not status["gpus"] and not status["missing_gpus"]:
-        return f"None: {status['gpus_problem']}." if status["gpus_problem"] else "None."
+        why = f": {status['gpus_problem']}" if status["gpus_problem"] else ""
+        return f"None{why}. If there should be one: llama-smart-proxy doctor."
     age = duration(status["gpus_age_seconds"])
     if status["gpus_state"] == "asleep":
         return f"Asleep until a model needs them. Last read {age} ago."

@@ -123,7 +123,7 @@ def _unloaded_row(model: Mapping[str, Any]) -> dict[str, Any]:
     """A plan may be older than the status, in which the model has no server any more."""
     is_stale = model["state"] not in ("unloaded", "failed")
     failed = model["state"] == "failed"
-    first, _, log = model["problem"].partition("\n")
+    first, *log = model["problem"].split("\n")
     return _EMPTY | {
         "key": model["id"],
         "model": model["id"],
@@ -140,6 +140,6 @@ def _unloaded_row(model: Mapping[str, Any]) -> dict[str, Any]:
         "memory_note": "needed" if model["needed_bytes"] else "",
         "idle": "",
         "idle_note": "pinned" if model["pinned"] else "",
-        "problem": first if failed else "",
-        "log": log if failed else "",
+        "problem": ": ".join([first, *log[:1]]) if failed else "",
+        "log": "\n".join(log) if failed and len(log) > 1 else "",
     }

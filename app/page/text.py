@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from app.use_cases.reporting.phrases import GIB, duration_text, gib_text
+from app.use_cases.reporting.phrases import GIB, count_text, duration_text, gib_text, rate_text, tokens_text
 
 UNKNOWN = "\N{EN DASH}"
-_TOKENS = (("M", 1 << 20), ("k", 1 << 10))
-_COUNTS = (("G", 10**9), ("M", 10**6), ("k", 10**3))
 
 
 def size(size_bytes: float | None) -> str:
@@ -24,28 +22,17 @@ def gib(size_bytes: float | None) -> str:
 
 
 def tokens(number: float | None) -> str:
-    """Of a context: `512`, `9.1k`, `32k`. Contexts are powers of two, so k is 1024."""
-    return UNKNOWN if number is None else _scaled(number, _TOKENS)
+    """Of a context."""
+    return UNKNOWN if number is None else tokens_text(number)
 
 
 def count(number: float | None) -> str:
-    """`950`, `412k`: requests, and tokens that were processed."""
-    return UNKNOWN if number is None else _scaled(number, _COUNTS)
-
-
-def _scaled(number: float, units: tuple[tuple[str, int], ...]) -> str:
-    for unit, factor in units:
-        if number >= factor:
-            scaled = number / factor
-            return (f"{scaled:.0f}" if scaled >= 99.95 else f"{scaled:.1f}".removesuffix(".0")) + unit
-    return f"{number:.0f}"
+    return UNKNOWN if number is None else count_text(number)
 
 
 def rate(per_second: float | None) -> str:
-    """Of tokens: `58`, `4.2`, `1.2k`. Nothing is generated: a dash."""
-    if not per_second:
-        return UNKNOWN
-    return f"{per_second:.1f}" if per_second < 9.95 else count(per_second)
+    """Of tokens. Nothing is generated: a dash."""
+    return rate_text(per_second) if per_second else UNKNOWN
 
 
 def duration(seconds: float | None) -> str:

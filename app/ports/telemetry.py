@@ -60,7 +60,7 @@ class Trends(Protocol):
 
 
 class EngineLoads(Protocol):
-    """What the busy llama-servers do, while somebody looks (workers.engine_metrics.slots.EngineSlots)."""
+    """What the busy llama-servers do, while anyone is viewing (workers.engine_metrics.slots.EngineSlots)."""
 
     @property
     def loads(self) -> Mapping[int, EngineLoad]:

@@ -34,7 +34,7 @@ class Asset:
 
 @bp.get("/static/<version>/<name>")
 def show_asset(version: str, name: str) -> Response:
-    """A page of another version gets the asset of this one, which is then to be asked for each time."""
+    """At the address of another version: the asset of this one, which a browser must revalidate each time."""
     asset = assets().get(name)
     if asset is None:
         raise no_such_path(current_request())

@@ -18,7 +18,7 @@ class Connection:
 
 
 def connection(request: IncomingRequest, url_root: str) -> Connection:
-    """`url_root`: where the request says that it was sent; a page below a sub-path knows better and corrects it."""
+    """`url_root`: the root URL as the request states it; a page that is served below a path corrects it."""
     public_url = request.settings.public_url
     url = (public_url or url_root).rstrip("/")
     needs_key = bool(request.settings.access_policy.keys)

@@ -32,7 +32,7 @@ def show_metrics() -> Response:
 
 @bp.get("/sd")
 def list_targets() -> Response:
-    """For Prometheus's http_sd_configs: this service, at the address by which it was asked, and the loaded models."""
+    """For Prometheus's http_sd_configs: this service, at the address of the Host header, and the loaded models."""
     request = current_request()
     address = request.header("Host")
     if not ADDRESS.fullmatch(address):

@@ -14,7 +14,7 @@ SIGN_OF_LIFE = b": still here\n\n"
 
 
 class OpenStream:
-    """It holds its thread, so it takes a place of its own kind, `limit`, and counts as an inference request."""
+    """Occupies a thread for hours, so it takes a place in `limit` and counts as an inference request."""
 
     def __init__(self, request: IncomingRequest, limit: Admission) -> None:
         """Raises Overloaded."""

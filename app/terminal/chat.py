@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.terminal.text import rate_text
+from app.terminal.text import rate_cell
 
 DONE = "[DONE]"
 
@@ -82,7 +82,7 @@ def summary(answer: ChatAnswer) -> str:
     if answer.tokens is not None:
         parts.append(f"{answer.tokens} token{'' if answer.tokens == 1 else 's'}")
     if answer.tokens_per_second:
-        parts.append(f"{rate_text(answer.tokens_per_second)} tokens/s")
+        parts.append(f"{rate_cell(answer.tokens_per_second)} tokens/s")
     if answer.first_token_seconds is not None:
         loading = f" ({answer.load_seconds:.1f} s of it loading)" if answer.load_seconds >= 0.1 else ""
         parts.append(f"first after {answer.first_token_seconds:.2f} s{loading}")

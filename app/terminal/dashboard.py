@@ -11,7 +11,7 @@ from app.terminal.bars import memory_lines
 from app.terminal.decisions import time_text
 from app.terminal.servers import EXPENDABLE, queue_lines, server_table
 from app.terminal.table import fitted, rich_table
-from app.terminal.text import duration_cell, printable, rate_text
+from app.terminal.text import duration_cell, printable, rate_cell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,7 +90,7 @@ def _header(status: Mapping[str, Any], url: str) -> Text:
     if status["waiting"]:
         more.insert(0, f"{status['waiting']} waiting")
     if rate:
-        more.insert(0, f"{rate_text(rate)} tokens/s")
+        more.insert(0, f"{rate_cell(rate)} tokens/s")
     return header.append("  ".join(["", *more]), "not bold")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.terminal.table import Table, TableRow, table
-from app.terminal.text import UNKNOWN, printable, size_cell, tokens_text
+from app.terminal.text import UNKNOWN, printable, size_cell, tokens_cell
 
 OUTCOME_STYLES = {"loaded": "green", "evict": "yellow", "wait": "yellow", "refuse": "red"}
 
@@ -23,7 +23,7 @@ def _row(model: Mapping[str, Any]) -> TableRow:
         printable(model["quant"] or UNKNOWN),
         size_cell(model["size_bytes"]),
         " ".join(map(printable, abilities(model["capabilities"]))) or UNKNOWN,
-        tokens_text(model["ctx_size"]),
+        tokens_cell(model["ctx_size"]),
         now_text(model),
     )
     return TableRow(cells, "red" if model["problem"] else OUTCOME_STYLES.get(model["outcome"], ""))
@@ -31,7 +31,8 @@ def _row(model: Mapping[str, Any]) -> TableRow:
 
 def now_text(model: Mapping[str, Any]) -> str:
     """Of an entry of GET /plan: where it is, or would go, or why it cannot be served."""
-    text = model["problem"] or model["text"] or model["state"]
+    problem = ": ".join(model["problem"].splitlines()[:2])  # and the first line of the engine's log
+    text = problem or model["text"] or model["state"]
     return printable(text) + (", pinned" if model["pinned"] else "")
 
 
@@ -52,7 +53,9 @@ def model_lines(entry: Mapping[str, Any], now: str) -> Iterator[str]:
 def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     meta, status, estimate = entry.get("meta") or {}, entry.get("status") or {}, entry.get("estimate")
     yield "now", now or printable(status.get("value", ""))
-    yield "problem", printable(status.get("message", ""))
+    problem = status.get("message", "").splitlines()
+    if not now.startswith(printable(": ".join(problem))):
+        yield from zip(["problem", *[""] * len(problem)], map(printable, problem), strict=False)
     yield "aliases", ", ".join(map(printable, entry.get("aliases", ())))
     yield "stands for", ", ".join(map(printable, entry.get("any_of", ())))
     yield "variant of", printable(entry.get("parent", ""))
@@ -69,8 +72,8 @@ def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
 
 
 def _context_text(context: int | None, trained: int | None) -> str:
-    text = tokens_text(context)
-    return f"{text} for one request, trained on {tokens_text(trained)}" if trained and trained != context else text
+    text = tokens_cell(context)
+    return f"{text} for one request, trained on {tokens_cell(trained)}" if trained and trained != context else text
 
 
 def parameters_text(number: int | None) -> str:

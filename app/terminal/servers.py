@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.terminal.table import Table, TableRow, table
-from app.terminal.text import UNKNOWN, duration_cell, printable, rate_text, size_cell, tokens_text
+from app.terminal.text import UNKNOWN, duration_cell, printable, rate_cell, size_cell, tokens_cell
 
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
+EXPENDABLE_ALONE = ("UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", "MEMORY", "DEVICE")  # of `ps`, without bars
 EXPENDABLE = ("UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")  # columns, the first one first
 
 
@@ -29,7 +30,7 @@ def _row(server: Mapping[str, Any], is_replica: bool) -> TableRow:
         f"{server['slots_busy']}/{server['slots']}" if server["state"] in ("ready", "draining") else UNKNOWN,
         _context_text(server),
         _memory_text(server),
-        rate_text(server["tokens_per_second"]),
+        rate_cell(server["tokens_per_second"]),
         _idle_text(server),
         _unloads_text(server),
     )
@@ -45,8 +46,8 @@ def state_text(server: Mapping[str, Any]) -> str:
 
 
 def _context_text(server: Mapping[str, Any]) -> str:
-    used, size = server["context_used_tokens"], tokens_text(server["ctx_size"])
-    return f"{tokens_text(used)} of {size}" if used else size
+    used, size = server["context_used_tokens"], tokens_cell(server["ctx_size"])
+    return f"{tokens_cell(used)} of {size}" if used else size
 
 
 def _memory_text(server: Mapping[str, Any]) -> str:
@@ -72,7 +73,7 @@ def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"{printable(s['model'])}: {printable(s['problem'])}" for s in status["servers"] if s["problem"])
     for server in status["servers"]:
         if full := server["full_ctx_size"]:
-            sizes = f"{tokens_text(server['ctx_size'])} of context instead of {tokens_text(full)}"
+            sizes = f"{tokens_cell(server['ctx_size'])} of context instead of {tokens_cell(full)}"
             yield f"{printable(server['model'])}: has {sizes}, because other processes hold memory"
     if status["status"] == "draining":
         yield "The service is draining: it takes no more requests."

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 GAP = 2  # spaces between two columns
 LEAST_NAME = 20  # characters of a name that is cut
+WHOLE_NAME = 50  # characters up to which a name is worth more than a column: "user/Qwen3-30B-A3B-Instruct-2507:Q4_K_M"
 LEAST_LAST = 24  # cells in which the last column can be read, whose cells take further lines
 
 
@@ -45,9 +46,11 @@ def table(
 
 def fitted(plain: Table, width: int, expendable: Sequence[str], keeps_names: bool = False) -> Table:
     """The table in `width` cells: columns are left out in the order of `expendable`, then names, in the first column,
-    are cut in the middle. `keeps_names`: they are cut only once no column is left to be left out."""
+    are cut in the middle. `keeps_names`: those of up to WHOLE_NAME characters are cut only once no column is left to
+    be left out."""
+    least = WHOLE_NAME if keeps_names else LEAST_NAME
     for head in expendable:
-        if _width(plain if keeps_names else _shortened(plain, LEAST_NAME)) > width:
+        if _width(_shortened(plain, least)) > width:
             plain = _without(plain, head)
     longest = max((_cells(row.cells[0]) for row in plain.rows), default=0)
     return _shortened(plain, max(LEAST_NAME, longest - max(0, _width(plain) - width)))

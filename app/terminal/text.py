@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 
-from app.use_cases.reporting.phrases import GIB, duration_text, gib_text
+from app.use_cases.reporting.phrases import GIB, duration_text, gib_text, rate_text, tokens_text
 
 UNKNOWN = "-"
-_TOKENS = (("M", 1 << 20), ("k", 1 << 10))
 
 
 def printable(text: str) -> str:
@@ -42,20 +41,15 @@ def gib_number(size_bytes: int | None) -> str:
     return "?" if size_bytes is None else f"{size_bytes / GIB:.1f}"
 
 
-def tokens_text(tokens: int | None) -> str:
-    """`512`, `9.1k`, `32k`: contexts are powers of two, so that k is 1024."""
-    if tokens is None:
-        return UNKNOWN
-    for unit, factor in _TOKENS:
-        if tokens >= factor:
-            return f"{tokens / factor:.1f}".removesuffix(".0") + unit
-    return str(tokens)
+def tokens_cell(tokens: int | None) -> str:
+    """Of a context."""
+    return UNKNOWN if tokens is None else tokens_text(tokens)
 
 
 def duration_cell(seconds: float | None) -> str:
     return UNKNOWN if seconds is None else duration_text(seconds)
 
 
-def rate_text(per_second: float | None) -> str:
-    """Of tokens: `58`, and `4.2` where a decimal says something."""
-    return f"{per_second:.{0 if per_second >= 10 else 1}f}" if per_second else UNKNOWN
+def rate_cell(per_second: float | None) -> str:
+    """Of tokens. Nothing is generated: a dash."""
+    return rate_text(per_second) if per_second else UNKNOWN

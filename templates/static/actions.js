@@ -26,10 +26,10 @@ function showAll() {
   }
 }
 
-// The actions for a model, in order. `state` is that of GET /plan: ready, loading, draining, unloaded or failed.
-function actionsFor({ state, problem, pinned }) {
+/** The actions for a model, in order. `state` is that of GET /plan: ready, loading, draining, unloaded or failed. */
+export function actionsFor({ state, problem, pinned }) {
   const isRunning = ["ready", "loading", "draining"].includes(state);
-  if (problem && !isRunning) return ["why"];
+  if (problem && !isRunning) return ["load", "log", "why"]; // once its cause is mended
   const move = isRunning ? "unload" : "load";
   return [move, pinned ? "unpin" : "pin", "log", "why"];
 }

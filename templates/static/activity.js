@@ -103,7 +103,7 @@ export function requestsView(status) {
     model: each.model ?? "unknown",
     path: each.path,
     user: each.key ?? "",
-    status: each.status === 499 ? "499 left" : String(each.status),
+    status: each.status === 499 ? "499 closed" : String(each.status),
     status_class: each.status >= 500 ? "bad" : each.status >= 400 ? "warn" : "",
     wait: shortDuration(each.wait_seconds),
     first_byte: shortDuration(each.first_byte_seconds),

@@ -1,14 +1,6 @@
 // Requests to the service. Addresses are relative to the page, which may be below a sub-path of another server.
 
-export class ApiError extends Error {
-  constructor(message, status, code) {
-    super(message);
-    this.status = status;
-    this.code = code;
-  }
-}
-
-// GET, or POST with a body. Returns the Response of a 2xx; throws an ApiError with the service's own message.
+// GET, or POST with a body. Returns the Response of a 2xx; throws an Error with the service's own message.
 export async function call(path, { body, signal } = {}) {
   const options = { signal, cache: "no-store" };
   if (body !== undefined) {
@@ -16,18 +8,17 @@ export async function call(path, { body, signal } = {}) {
     Object.assign(options, { method: "POST", body: JSON.stringify(body), headers });
   }
   const response = await fetch(path, options).catch((problem) => {
-    throw problem.name === "AbortError" ? problem : new ApiError("The service does not answer.", 0, "");
+    throw problem.name === "AbortError" ? problem : new Error("The service does not answer.");
   });
   if (response.ok) return response;
-  throw await errorOf(response);
+  throw new Error(await messageOf(response));
 }
 
-async function errorOf(response) {
+async function messageOf(response) {
   const text = await response.text().catch(() => "");
   try {
-    const { message, code } = JSON.parse(text).error;
-    return new ApiError(message, response.status, code);
+    return JSON.parse(text).error.message;
   } catch {
-    return new ApiError(`The answer was HTTP ${response.status}.`, response.status, "");
+    return `The answer was HTTP ${response.status}.`;
   }
 }

@@ -1,10 +1,10 @@
 // One streamed chat completion.
 
-import { ApiError, call } from "./api.js";
+import { call } from "./api.js";
 import { events } from "./sse.js";
 
 // Yields, in the order in which the service sends it: {progress} while the model loads, {reasoning}, {text},
-// {tokensPerSecond}, {tokens}. Throws an ApiError, or an AbortError when `signal` ends it.
+// {tokensPerSecond}, {tokens}. Throws an Error with what went wrong, or an AbortError when `signal` ends it.
 export async function* streamChat(body, signal) {
   const options = { stream: true, stream_options: { include_usage: true } };
   const response = await call("v1/chat/completions", { body: { ...body, ...options }, signal });
@@ -13,11 +13,11 @@ export async function* streamChat(body, signal) {
     if (data === "[DONE]") return;
     if (data) yield* parts(JSON.parse(data));
   }
-  throw new ApiError("The answer was cut off.", 0, "");
+  throw new Error("The answer was cut off.");
 }
 
 function* parts({ error, id, choices, usage, timings }) {
-  if (error) throw new ApiError(error.message, 0, error.code);
+  if (error) throw new Error(error.message);
   const delta = choices?.[0]?.delta ?? {};
   // scheduling.loading_comments: reasoning_content; then progress is reasoning of a chunk of the proxy's own.
   const thought = delta.reasoning_content;

@@ -12,10 +12,10 @@ export function startConnect() {
 
 // Below a sub-path, or behind HTTPS, only the page knows the whole address.
 function correctAddress(root) {
-  const told = root.dataset.url, actual = shellSafe(new URL(".", document.baseURI).href.replace(/\/$/, ""));
-  if (told === actual) return;
+  const rendered = root.dataset.url, actual = shellSafe(new URL(".", document.baseURI).href.replace(/\/$/, ""));
+  if (rendered === actual) return;
   for (const each of root.querySelectorAll("pre, #base-url")) {
-    each.textContent = each.textContent.replaceAll(told, actual);
+    each.textContent = each.textContent.replaceAll(rendered, actual);
   }
 }
 

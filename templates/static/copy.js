@@ -10,7 +10,7 @@ export function startCopyButtons(root) {
 // The clipboard needs HTTPS or localhost. Over plain HTTP the text is copied the old way, else left selected.
 export async function copyText(element, button) {
   const isCopied = await navigator.clipboard?.writeText(element.textContent).then(() => true, () => false);
-  tell(button, isCopied || copySelection(element) ? "Copied" : "Press Ctrl+C");
+  showBriefly(button, isCopied || copySelection(element) ? "Copied" : "Press Ctrl+C");
 }
 
 function copySelection(element) {
@@ -23,7 +23,7 @@ function copySelection(element) {
   return document.execCommand("copy");
 }
 
-function tell(button, text) {
+function showBriefly(button, text) {
   button.dataset.text ??= button.textContent;
   button.textContent = text;
   announce(text);

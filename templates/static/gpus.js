@@ -47,7 +47,8 @@ export function colorClasses(status) {
 
 function noteOf(status) {
   if (!status.gpus.length && !status.missing_gpus.length) {
-    return status.gpus_problem ? `None: ${status.gpus_problem}.` : "None.";
+    const why = status.gpus_problem ? `: ${status.gpus_problem}` : "";
+    return `None${why}. If there should be one: llama-smart-proxy doctor.`;
   }
   const age = duration(status.gpus_age_seconds);
   if (status.gpus_state === "asleep") return `Asleep until a model needs them. Last read ${age} ago.`;

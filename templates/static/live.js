@@ -4,13 +4,13 @@ import { publish } from "./store.js";
 
 const POLL_SECONDS = 5;
 const LONGEST_POLL_SECONDS = 30; // while nothing answers
-const REFUSED_SECONDS = 60; // for so long the stream is not asked for again
-const SILENCE_SECONDS = 20; // a stream says something every 5 s; a proxy may have dropped the connection
+const REFUSED_SECONDS = 60; // until a stream that was refused is tried again
+const SILENCE_SECONDS = 20; // a stream sends an event every 5 s; a proxy may have dropped the connection
 
 let stream = null;
 let timer = 0; // of the next poll, or of the look at a silent stream
 let failures = 0; // polls in a row without an answer
-let lastHeard = 0;
+let lastReceived = 0;
 let streamDueAt = 0;
 
 export function startLive() {
@@ -32,28 +32,28 @@ function resume() {
   openStream();
 }
 
-/** A page that nobody sees asks for nothing. */
+/** A hidden page makes no requests. */
 function pause() {
   closeStream();
   clearTimeout(timer);
 }
 
 function openStream() {
-  let hasSpoken = false;
+  let hasReceived = false;
   const lost = () => {
     closeStream();
-    streamDueAt = now() + (hasSpoken ? 0 : REFUSED_SECONDS);
+    streamDueAt = now() + (hasReceived ? 0 : REFUSED_SECONDS);
     poll();
   };
   const watch = () => {
-    if (now() - lastHeard >= SILENCE_SECONDS) lost();
+    if (now() - lastReceived >= SILENCE_SECONDS) lost();
     else timer = setTimeout(watch, SILENCE_SECONDS * 1000);
   };
-  lastHeard = now();
+  lastReceived = now();
   stream = new EventSource("status/stream");
   stream.onmessage = (event) => {
-    hasSpoken = true;
-    heard(JSON.parse(event.data), "live");
+    hasReceived = true;
+    received(JSON.parse(event.data), "live");
   };
   stream.onerror = lost;
   clearTimeout(timer);
@@ -70,10 +70,10 @@ async function poll() {
   try {
     const response = await fetch("status", { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     if (!response.ok) throw new Error(response.status === 401 ? "unauthorized" : "disconnected");
-    heard(await response.json(), "polling");
+    received(await response.json(), "polling");
   } catch (error) {
     failures += 1;
-    streamDueAt = 0; // it may have been refused by what is gone now
+    streamDueAt = 0; // what refused it may have been restarted
     publish("connection", error.message === "unauthorized" ? "unauthorized" : "disconnected");
   }
   if (!document.hidden && !stream) schedule();
@@ -86,9 +86,9 @@ function schedule() {
   timer = setTimeout(isStreamDue ? openStream : poll, isStreamDue ? 1000 : seconds * 1000);
 }
 
-function heard(status, connection) {
+function received(status, connection) {
   failures = 0;
-  lastHeard = now();
+  lastReceived = now();
   publish("status", status);
   publish("connection", connection);
 }

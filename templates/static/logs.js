@@ -1,5 +1,5 @@
-// The log of the service or of one model's servers, followed while somebody can see it: each reader takes one of the
-// places that viewers have.
+// Follows the log of the service or of one model's servers while it is in view: each open stream takes one of the
+// places for viewers.
 
 import { copyText } from "./copy.js";
 import { setHidden } from "./dom.js";
@@ -63,7 +63,7 @@ function showTabs(models) {
 }
 
 function newTab(name) {
-  const tab = Object.assign(document.createElement("button"), { type: "button", textContent: name || "service" });
+  const tab = Object.assign(document.createElement("button"), { type: "button", textContent: name || "service", title: name });
   tab.dataset.source = name;
   tab.setAttribute("role", "tab");
   tab.setAttribute("aria-controls", "log-lines");

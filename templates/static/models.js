@@ -142,7 +142,7 @@ function unloadedRow(model) {
     context: tokens(model.ctx_size),
     ...{ memory: model.needed_bytes ? size(model.needed_bytes) : "", memory_note: model.needed_bytes ? "needed" : "" },
     idle_note: model.pinned ? "pinned" : "",
-    ...(failed ? { problem: first, log: log.join("\n") } : {}),
+    ...(failed ? { problem: [first, ...log.slice(0, 1)].join(": "), log: log.length > 1 ? log.join("\n") : "" } : {}),
   };
 }
 

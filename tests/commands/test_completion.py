@@ -46,12 +46,18 @@ def test_the_help_lists_every_command_in_a_section():
     text = CliRunner().invoke(main, ["--help"]).output
     for name in (*main.commands, *ALIASES):
         assert re.search(rf"^  (\w+, )?{name}[ ,]", text, re.MULTILINE), name
-    assert set(main.commands) <= {name for names in SECTIONS.values() for name in names}
+    assert sorted(main.commands) == sorted(name for names in SECTIONS.values() for name in names)
 
 
 def test_a_mistyped_command_is_answered_with_a_similar_one():
     result = CliRunner().invoke(main, ["decision"])
     assert (result.exit_code, "did you mean decisions?" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize("verb", ["pull", "rm", "pin"])
+def test_a_verb_of_other_programs_is_answered_with_what_to_do_here(verb: str):
+    result = CliRunner().invoke(main, [verb, "qwen3-8b"])
+    assert (result.exit_code, f"no such command '{verb}': " in result.output) == (2, True)
 
 
 @pytest.mark.parametrize("name", sorted(main.commands))

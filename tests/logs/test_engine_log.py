@@ -42,6 +42,20 @@ def test_from_the_first_debug_line_on_nothing_is_written(tmp_path: Path):
     assert "secret" not in in_file
 
 
+def test_a_request_without_the_key_is_kept_unless_it_is_our_probe():
+    line = "0.00.301.638 W srv    operator(): unauthorized: Invalid API Key"
+    assert kept_text(line, may_quote=False) is None, "before it is ready"
+    assert kept_text(line, may_quote=True) == line
+
+
+def test_an_idle_engine_does_not_repeat_that_it_is_idle(tmp_path: Path):
+    """It says so after each reading of its metrics, and that would be all that its log shows."""
+    idle = "0.08.480.200 I srv  update_slots: all slots are idle"
+    in_memory, in_file = kept(tmp_path, "I loaded", idle, idle, "I slot launched", idle, idle, idle)
+    assert in_memory.splitlines()[1:-1] == ["I loaded", idle, "I slot launched", idle]
+    assert in_file.count("idle") == 2
+
+
 @pytest.mark.parametrize(
     "line",
     [

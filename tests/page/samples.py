@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.terminal.status import GIB, a_gpu, a_segment, a_server, a_status, a_waiting
+from tests.terminal.status import GIB, a_gpu, a_model, a_segment, a_server, a_status, a_waiting
 
 CODER = "org/qwen3-coder-30b"
-
-
-def a_model(name: str, **values: Any) -> dict[str, Any]:
-    """An entry of GET /plan."""
-    return {
-        "id": name,
-        "aliases": [],
-        "quant": "Q4_K_M",
-        "size_bytes": int(8.4 * GIB),
-        "ctx_size": 32768,
-        "capabilities": ["chat", "completion", "tools"],
-        "state": "unloaded",
-        "problem": "",
-        "pinned": False,
-        "outcome": "place",
-        "text": "fits GPU 1",
-        "needed_bytes": 11 * GIB,
-        "evict": [],
-        "device": "cuda:1",
-    } | values
 
 
 def a_request(**values: Any) -> dict[str, Any]:

@@ -46,6 +46,11 @@ def test_a_missing_gpu_says_why():
     assert (missing["title"], missing["problem"], missing["bar"]) == ("GPU 2", "the driver has lost it", ())
 
 
+def test_without_a_gpu_it_says_why_and_how_to_find_out_more():
+    note = gpus_view(busy_status() | {"gpus": [], "missing_gpus": [], "gpus_problem": "no driver"}, HISTORY)["note"]
+    assert note == "None: no driver. If there should be one: llama-smart-proxy doctor."
+
+
 def test_an_unknown_value_is_a_gap_and_the_last_one_is_at_the_right_edge():
     # 28 high, of which 1.5 stay free: 100 % is at 1.5, 0 % at 28, 50 % at 14.75.
     assert line_path([100, 0, None, 50], 100) == "M116,1.5L117,28.0M119,14.8h.01"

@@ -40,9 +40,12 @@ def test_a_plan_older_than_the_status_does_not_say_where_an_unloaded_model_was()
     assert (row["state"], row["place"], row["data_state"]) == ("unloaded", "", "unloaded")
 
 
-def test_the_end_of_a_failed_engines_log_is_folded_away():
+def test_of_a_failed_engines_log_the_first_line_is_shown_and_all_are_folded_away():
     row = rows()["broken"]
-    assert (row["state"], row["problem"], row["log"], row["place"]) == ("failed", "out of memory", "line 1\nline 2", "")
+    assert (row["state"], row["problem"], row["place"]) == ("failed", "out of memory: line 1", "")
+    assert row["log"] == "line 1\nline 2"
+    (short,) = rows(models=[a_model("a", state="failed", problem="exit status 1\nerror: no such flag")]).values()
+    assert (short["problem"], short["log"]) == ("exit status 1: error: no such flag", "")
 
 
 def test_memory_is_measured_with_its_estimate_or_said_to_be_an_estimate():

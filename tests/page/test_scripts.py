@@ -19,6 +19,7 @@ from tests.page.samples import HISTORY, PLAN, STATUSES
 NODE = shutil.which("node")
 SCRIPT = """
 import * as activity from "./activity.mjs";
+import { actionsFor } from "./actions.mjs";
 import { gpusView } from "./gpus.mjs";
 import { modelRows } from "./models.mjs";
 import { readFileSync } from "node:fs";
@@ -27,6 +28,7 @@ console.log(JSON.stringify(statuses.map((status) => ({
   header: activity.headerView(status), memory: gpusView(status, history), models: modelRows(status, plan),
   queue: activity.queueView(status), hour: activity.hourView(status),
   decisions: activity.decisionsView(status), requests: activity.requestsView(status),
+  actions: Object.fromEntries(plan.models.map((model) => [model.id, actionsFor(model)])),
 }))));
 """
 
@@ -70,6 +72,15 @@ def test_the_page_says_the_same_with_and_without_scripts(
     }
     for section, view in rendered.items():
         assert _comparable(view) == _comparable(scripted[number][section]), section
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(NODE is None, reason="no Node")
+def test_a_model_that_failed_can_be_tried_again_and_its_log_read(scripted: list[dict[str, Any]]):
+    actions = scripted[0]["actions"]
+    assert actions["broken"] == ["load", "log", "why"]
+    assert actions["qwen3-14b"] == ["unload", "pin", "log", "why"]
+    assert actions["phi-4"] == ["load", "unpin", "log", "why"]
 
 
 def _comparable(view: Any) -> Any:

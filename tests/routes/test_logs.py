@@ -19,21 +19,12 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.logs import EVENTS, show_logs, stream_engine_log, stream_service_log
 from app.services import EXTENSION, RequestSettings
 from tests.helpers.builders import Play, a_model
+from tests.helpers.connected_client import ConnectedClient
 from workers.clients.admission import AdmissionLimit, viewer_limit
 from workers.logs import history as history_module
 from workers.logs.history import LINE_OVERHEAD_BYTES, LogHistory
 
 MODELS = {name: a_model(name) for name in ("a/b:Q4", "c")}
-
-
-class Client:
-    is_disconnected = False
-
-    def begin(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +42,7 @@ def services() -> Any:
         store=SimpleNamespace(pool=Play().state),
         admission=AdmissionLimit(8),
         viewers=viewer_limit(8),
-        clients=SimpleNamespace(watch=lambda socket: Client()),
+        clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         catalog=SimpleNamespace(
             members=lambda name: (),
             find=lambda name, may_use: MODELS[name],
@@ -145,7 +136,7 @@ def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload(services: Any, monke
         services.settings = RequestSettings()
 
     def disconnect() -> None:
-        monkeypatch.setattr(Client, "is_disconnected", True)
+        monkeypatch.setattr(ConnectedClient, "is_disconnected", True)
 
     for end in (reload, drain, disconnect):
         services.store.pool = replace(services.store.pool, draining=False)

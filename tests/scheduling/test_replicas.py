@@ -66,7 +66,7 @@ def test_a_replica_starts_once_requests_have_waited_as_long_as_a_load_takes(load
     assert spawned(play.post(ev.Tick(at=at + patience - 0.1))) == []
     assert spawned(play.post(ev.Tick(at=at + patience))) == ["a"]
     assert grants(play.post(ev.Ready(2, 9002, at=at + 40))) == {3: 2}
-    assert play.decided[-1].decision.reason == "server 2 of 2: there is no GPU; fits in RAM"
+    assert play.decided[-1].decision.reason == "server 2 of 2: no GPU can be used; fits in RAM"
 
 
 def test_a_queue_that_ends_in_time_starts_no_replica():

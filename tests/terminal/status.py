@@ -1,4 +1,4 @@
-"""GET /status as a service with two GPUs gives it; figures invented."""
+"""GET /status and GET /plan as a service with two GPUs gives them; figures invented."""
 
 from __future__ import annotations
 
@@ -87,3 +87,23 @@ def a_status(*servers: dict[str, Any], **values: Any) -> dict[str, Any]:
 def a_waiting(model: str = "llama-3.3-70b", **values: Any) -> dict[str, Any]:
     reason = "waits for qwen3-14b to finish"
     return {"model": model, "requests": 2, "waited_seconds": 41.0, "cause": "memory", "reason": reason} | values
+
+
+def a_model(name: str = "qwen3-14b", **values: Any) -> dict[str, Any]:
+    """An entry of GET /plan."""
+    return {
+        "id": name,
+        "aliases": [],
+        "quant": "Q4_K_M",
+        "size_bytes": int(8.4 * GIB),
+        "ctx_size": 32768,
+        "capabilities": ["chat", "completion", "tools"],
+        "state": "unloaded",
+        "problem": "",
+        "pinned": False,
+        "outcome": "place",
+        "text": "fits GPU 1",
+        "needed_bytes": 11 * GIB,
+        "evict": [],
+        "device": "cuda:1",
+    } | values

@@ -7,31 +7,13 @@ from typing import Any
 import pytest
 
 from app.terminal.models import memory_facts, model_lines, model_table, now_text, parameters_text
+from tests.terminal.status import GIB, a_model
 
-GIB = 1 << 30
-
-
-def a_model(**values: Any) -> dict[str, Any]:
-    return {
-        "id": "qwen3-14b",
-        "aliases": [],
-        "quant": "Q4_K_M",
-        "size_bytes": int(8.4 * GIB),
-        "ctx_size": 32768,
-        "capabilities": ["completion", "chat", "tools"],
-        "state": "ready",
-        "problem": "",
-        "pinned": False,
-        "outcome": "loaded",
-        "text": "ready on GPU 0",
-        "needed_bytes": None,
-        "evict": [],
-        "device": "cuda:0",
-    } | values
+LOADED: dict[str, Any] = {"state": "ready", "outcome": "loaded", "text": "ready on GPU 0", "needed_bytes": None}
 
 
 def test_a_model_says_what_it_is_and_where():
-    (row,) = model_table([a_model()]).rows
+    (row,) = model_table([a_model(**LOADED)]).rows
     assert row.cells == ("qwen3-14b", "Q4_K_M", "8.4 GiB", "chat tools", "32k", "ready on GPU 0")
     assert row.style == "green"
 
@@ -51,7 +33,7 @@ def test_a_broken_model_says_why():
     ],
 )
 def test_now_is_where_it_is_or_would_go(values: dict[str, Any], text: str):
-    assert now_text(a_model(**values)) == text
+    assert now_text(a_model(**LOADED | values)) == text
 
 
 def test_a_model_in_full():
@@ -83,6 +65,24 @@ def test_a_model_in_full():
         "  estimate, cuda:0  weights 8.0 GiB, context 2.0 GiB",
         "  estimate, RAM     weights 1.0 GiB",
         "  command line      llama-server --port 1",
+    ]
+
+
+def test_why_a_model_cannot_be_served_is_said_once():
+    entry = {"id": "cut", "status": {"value": "failed", "message": "cut off"}}
+    assert list(model_lines(entry, "cut off, pinned")) == ["cut", "  now  cut off, pinned"]
+    assert list(model_lines(entry, "")) == ["cut", "  now      failed", "  problem  cut off"]
+
+
+def test_of_an_engines_log_the_table_has_one_line_and_show_has_all():
+    problem = "exit status 1\nerror: out of memory\nerror: failed to load"
+    now = now_text(a_model(problem=problem))
+    assert now == "exit status 1: error: out of memory"
+    entry = {"id": "m", "status": {"value": "failed", "message": problem}}
+    assert list(model_lines(entry, now))[2:] == [
+        "  problem  exit status 1",
+        "           error: out of memory",
+        "           error: failed to load",
     ]
 
 

@@ -55,6 +55,13 @@ def test_a_narrow_table_goes_without_columns_before_it_cuts_names():
     assert fitted(plain, 50, ["SIZE"], keeps_names=True).rows[0].cells[0] == "a-name-of-28…acters-here"
 
 
+def test_one_very_long_name_does_not_cost_all_others_their_columns():
+    plain = table("NAME SIZE TEXT", (*LONG, TableRow(("n" * 90, "1 KiB", "short"))))
+    narrow = fitted(plain, 90, ["SIZE"], keeps_names=True)
+    assert narrow.heads == ("NAME", "SIZE", "TEXT")
+    assert [len(row.cells[0]) for row in narrow.rows] == [28, 57]
+
+
 def test_names_are_cut_first_where_each_row_is_one_line():
     narrow = fitted(table("NAME SIZE TEXT", LONG), 55, ["SIZE"])
     assert narrow.heads == ("NAME", "SIZE", "TEXT")

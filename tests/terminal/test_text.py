@@ -9,9 +9,9 @@ from app.terminal.text import (
     printable,
     printable_answer,
     printable_lines,
-    rate_text,
+    rate_cell,
     size_cell,
-    tokens_text,
+    tokens_cell,
 )
 
 GIB = 1 << 30
@@ -41,16 +41,16 @@ def test_an_answer_may_have_any_character_but_those_that_a_terminal_obeys():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "text"), [(None, "-"), (512, "512"), (9318, "9.1k"), (32768, "32k"), (1 << 20, "1M")]
+    ("tokens", "text"), [(None, "-"), (512, "512"), (9318, "9.1k"), (32768, "32k"), (150_000, "146k"), (1 << 20, "1M")]
 )
 def test_tokens_are_counted_in_powers_of_two(tokens: int | None, text: str):
-    assert tokens_text(tokens) == text
+    assert tokens_cell(tokens) == text
 
 
 def test_what_is_unknown_is_a_dash():
-    assert [size_cell(None), duration_cell(None), tokens_text(None), rate_text(None)] == ["-"] * 4
+    assert [size_cell(None), duration_cell(None), tokens_cell(None), rate_cell(None)] == ["-"] * 4
     assert [size_cell(12 * GIB), duration_cell(41)] == ["12.0 GiB", "41 s"]
 
 
 def test_a_rate_has_a_decimal_only_where_it_says_something():
-    assert [rate_text(rate) for rate in (None, 0, 4.24, 58.3)] == ["-", "-", "4.2", "58"]
+    assert [rate_cell(rate) for rate in (None, 0, 4.24, 9.97, 58.3)] == ["-", "-", "4.2", "10", "58"]

@@ -1,4 +1,4 @@
-"""EngineSlots: how fast the busy llama-servers are, from their /slots, read each second while somebody looks.
+"""EngineSlots: how fast the busy llama-servers are, from their /slots, read each second while anyone is viewing.
 
 Of /slots, which may include prompts, nothing but numbers is kept.
 """
@@ -49,7 +49,7 @@ class EngineSlots:
         self.loads: Mapping[int, EngineLoad] = {}  # the same
 
     def view(self) -> None:
-        """Somebody looks now. From any thread; never waits."""
+        """Somebody is viewing now. From any thread; never waits."""
         was_viewed = self.is_viewed()
         self._viewed_at = time.monotonic()
         if not was_viewed:

@@ -12,12 +12,11 @@ from app.entities.launch import EngineFacts
 from app.entities.server import Server
 from app.use_cases.launch.command_line import LaunchPlan
 from app.use_cases.launch.log_verbosity import logs_prompts
-from workers.logs.engine_text import is_abort, is_debug_line, kept_text
+from workers.logs.engine_text import is_abort, is_debug_line, is_idle_line, kept_text
 from workers.logs.files import LogFiles
 from workers.logs.history import LogHistory
 
 IN_MEMORY_ONLY = "its log may have prompts and answers at this verbosity: it is kept in memory only, not in files"
-
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _SHORTEST_SECRET = 8  # characters; shorter values, such as a number, are parts of other words
@@ -50,6 +49,7 @@ class EngineLog:
         self._logs_prompts = logs_prompts
         self._secrets = secrets
         self._has_aborted = False
+        self._is_idle = False  # its last line said so
         self._keep([f"--- started, pid {pid}" + (f"; {IN_MEMORY_ONLY}" if logs_prompts else "")])
 
     def add(self, texts: Iterable[str], has_requests: bool) -> None:
@@ -57,8 +57,11 @@ class EngineLog:
         kept = []
         for line in (line for text in texts for line in text.splitlines()):
             self._note(line)
-            if (text := self._kept(line, has_requests)) is not None:
-                kept.append(text)
+            text = self._kept(line, has_requests)
+            if text is None or (self._is_idle and is_idle_line(text)):
+                continue
+            self._is_idle = is_idle_line(text)
+            kept.append(text)
         if kept:
             self._keep(kept)
 

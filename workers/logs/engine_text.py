@@ -13,6 +13,8 @@ from collections.abc import Iterable
 _LEVEL = re.compile(r"(?:[\d.]+ )?([A-Z]) ")
 _TIME_AND_LEVEL = re.compile(r"[\d.]+ [A-Z] ")  # a level alone may be a word of a quoted text: "I am", "A ::= b"
 _PROBE = re.compile(r"request: GET /(?:health|props|slots|metrics)(?:[ ?]|$)")
+_IDLE = "update_slots: all slots are idle"  # after each request, our readings of its metrics among them
+_NO_KEY = "unauthorized: Invalid API Key"  # also before it is ready, when we check that it requires its key
 _CHILD_PROTOCOL = "cmd_child_to_router:"
 _MESSAGE = re.compile(r'(got exception|llg error): (?:.*?"code":(\d{3}))?')
 _QUOTED = re.compile(r"'[^']*'?|\"[^\"]*\"?|`[^`]*`?")
@@ -42,6 +44,10 @@ def is_debug_line(text: str) -> bool:
     return level is not None and level[1] == "D"
 
 
+def is_idle_line(text: str) -> bool:
+    return text.endswith(_IDLE)
+
+
 def is_abort(text: str) -> bool:
     """Whether the process ends with this line: a backtrace may follow it."""
     return bool(_ABORT.search(text))
@@ -62,7 +68,7 @@ def kept_text(text: str, may_quote: bool, has_aborted: bool = False) -> str | No
         code = f"status {found[2]}; " if found[2] else ""
         return f"{text[: found.start()]}{found[1]}: ({code}its message may quote the request and is not kept)"
     if not may_quote:
-        return text
+        return None if text.endswith(_NO_KEY) else text
     if not (_TIME_AND_LEVEL.match(text) or has_aborted or _KNOWN_HEAD.match(text)):
         return None
     return _QUOTED.sub(lambda quoted: quoted[0] if _TYPE.fullmatch(quoted[0]) else "'...'", text)

@@ -1,7 +1,7 @@
 """LogHistory: the last lines of the service and of each model's engines, in bounded memory.
 
-An engine's lines stay when it has ended, so that a crash can be read. Lines are numbered by source: whoever reads more
-slowly than is written learns how many lines are gone.
+An engine's lines outlive it, so that a crash can be investigated. Lines are numbered by source: a reader that falls
+behind learns how many lines it has missed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _bytes_of(line: LogLine) -> int:
 
 
 class LogHistory:
-    """Any thread may add and read; each does so under the lock, which nobody holds while it waits for anything."""
+    """Any thread may add and read, under a lock that is never held during I/O."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""ServiceLog: the service's own log lines go to the history, too. The journal keeps them; no file is written."""
+"""HistoryHandler: puts the service's log lines into the history, too. The journal keeps them; no file is written."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class RequestCounts:
         self._wait = histogram("queue_wait_seconds", help_text, "model")
         help_text = "Tokens of complete responses, as counted by llama-server."
         self._tokens = counter("tokens", help_text, "model", "kind")
-        help_text = "The same by the name of the API key, for requests with a key."
+        help_text = "Tokens of complete responses to requests with an API key, by the name of the key."
         self._key_tokens = counter("key_tokens", help_text, "key", "model", "kind")
 
     def answered(

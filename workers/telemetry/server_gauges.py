@@ -54,12 +54,9 @@ def _states(pool: PoolState) -> Metric:
 
 
 def _slots(pool: PoolState) -> Iterator[Metric]:
-    labels, slots, busy = ["model", "server"], {}, {}
-    for server in pool.servers:
-        key = server.model.name, str(server.id)
-        slots[key] = server.slots
-        # Of a client that has disconnected until the engine notices.
-        busy[key] = min(server.slots, len(server.leases) + server.abandoned_slots)
+    labels, servers = ["model", "server"], {(server.model.name, str(server.id)): server for server in pool.servers}
+    slots = {key: server.slots for key, server in servers.items()}
+    busy = {key: server.slots_busy for key, server in servers.items()}
     yield _gauge("server_slots", "Requests that a server can process at the same time.", labels, slots)
     yield _gauge("server_slots_busy", "Slots of a server that are in use.", labels, busy)
 

@@ -13,7 +13,7 @@ from app.commands.console import dim, write
 from app.commands.service.chat import AnswerPrinter, Chat, Message, typed_message
 from app.commands.service_client import NoServiceAnswer
 from app.terminal.chat import AnswerFailed, summary
-from app.terminal.text import printable, printable_lines, tokens_text
+from app.terminal.text import printable, printable_lines, tokens_cell
 
 PROMPT, CONTINUED, QUOTES = ">>> ", "... ", '"""'
 HELP = """\
@@ -27,7 +27,7 @@ def converse(
     chat: Chat, printer: AnswerPrinter, beginning: Sequence[Message], images: Sequence[dict[str, Any]]
 ) -> None:
     """`images` go with the first message."""
-    _note(f"{printable(chat.entry['id'])}, {tokens_text(chat.entry.get('context_length'))} of context; /? for help")
+    _note(f"{printable(chat.entry['id'])}, {tokens_cell(chat.entry.get('context_length'))} of context; /? for help")
     messages = list(beginning)
     for text in _inputs():
         if text == "/clear":

@@ -38,7 +38,7 @@ class LiveStatus:
                 self._publish(ask_service(self._url, "GET", "/status", timeout_seconds=SILENT_SECONDS).body)
             except NoServiceAnswer as no_answer:
                 self.problem = str(no_answer)
-                self._tell()
+                self._notify()
             time.sleep(POLL_SECONDS)
 
     def _follow(self) -> None:
@@ -53,7 +53,7 @@ class LiveStatus:
         if "servers" in status:  # an error has none
             self.status, self.problem = status, ""
             self._read_trends()
-            self._tell()
+            self._notify()
 
     def _read_trends(self) -> None:
         if self.status["gpus"] and time.monotonic() - self._trends_at >= TREND_SECONDS:
@@ -61,6 +61,6 @@ class LiveStatus:
             self.trends = {uuid: of["utilization_percent"] for uuid, of in answer.body.get("gpus", {}).items()}
             self._trends_at = time.monotonic()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with contextlib.suppress(BlockingIOError):  # there is enough to wake up for
             os.write(self._wake, b"x")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from app.commands.console import json_option, print_json
-from app.commands.options import ANSWER_IS_NO
+from app.commands.options import exit_no
 from app.commands.service.model_names import find_entry, model_argument, model_path, served_names
 from app.commands.service.status_line import StatusLine
 from app.commands.service_client import (
@@ -23,7 +22,6 @@ from app.commands.service_client import (
     url_option,
 )
 from app.terminal.loading import loaded_text, loading_text
-from app.terminal.text import printable_lines
 
 POLL_SECONDS = 0.1
 
@@ -53,8 +51,7 @@ def load_command(model: str, url: str, as_json: bool) -> None:
     if not answer.is_yes:
         exit_with_error(answer)
     if why := _why_not_loaded(answer.body):
-        click.echo(printable_lines(f"{model} {why}"), err=True)
-        sys.exit(ANSWER_IS_NO)
+        exit_no(f"{model} {why}")
     server: dict[str, Any] = next((s for s in service_json(url, "/status")["servers"] if s["model"] in names), {})
     if as_json:
         print_json({"model": entry["id"], "device": server.get("device"), "seconds": round(seconds, 3)})

@@ -65,7 +65,9 @@ def logs_command(model: str | None, follow: bool, count: int | None, text: str, 
         find_entry(url, model)  # a wrong name is answered with similar ones
     chosen = Filter(text, as_json)
     if not follow:
-        chosen.print_of(_kept_lines(url, model, count))
+        chosen.print_of(lines := _kept_lines(url, model, count))
+        if model and not lines and count != 0:
+            click.echo(f"no log of {model}: it was not loaded since the service started", err=True)
         return
     with contextlib.suppress(KeyboardInterrupt):
         for line in _new_lines(url, model, FOLLOWED_LINES if count is None else count):

@@ -6,7 +6,7 @@ import click
 
 from app.commands.console import json_option, print_json, print_lines, print_table
 from app.commands.service_client import service_json, url_option
-from app.terminal.servers import EXPENDABLE, server_table, service_notes
+from app.terminal.servers import EXPENDABLE_ALONE, server_table, service_notes
 
 
 @click.command()
@@ -28,7 +28,7 @@ def ps(url: str, as_json: bool) -> None:
         print_json(status)
         return
     if status["servers"]:
-        print_table(server_table(status), EXPENDABLE)
+        print_table(server_table(status), EXPENDABLE_ALONE)
     else:
         click.echo(
             "No model is loaded. `llama-smart-proxy models` lists them; `llama-smart-proxy load MODEL` loads one."

@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from app.commands.console import dim, json_option, print_json
-from app.commands.options import ANSWER_IS_NO, exit_wrong_use
+from app.commands.options import exit_no, exit_wrong_use
 from app.commands.service.chat import AnswerPrinter, Chat, Message, typed_message
 from app.commands.service.conversation import converse
 from app.commands.service.model_names import find_entry, model_argument
 from app.commands.service_client import NoServiceAnswer, exit_without_answer, url_option
 from app.terminal.chat import AnswerFailed, answer_json, summary
-from app.terminal.text import printable, printable_lines
+from app.terminal.text import printable
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
@@ -90,15 +90,13 @@ def _whole_prompt(words: Sequence[str]) -> str:
 
 
 def _exit_unless_suitable(entry: dict[str, Any], images: Sequence[Path]) -> None:
-    """A model whose header has not been read yet has no capabilities; it is asked."""
+    """A model whose header has not been read yet lists no capabilities: let the engine decide."""
     name, capabilities = printable(entry["id"]), entry.get("capabilities") or ["completion", "vision"]
     if "completion" not in capabilities:
         why = (entry.get("status") or {}).get("message") or f"it can {', '.join(capabilities)}"
-        click.echo(f"{name} generates no text: {printable_lines(why)}", err=True)
-        sys.exit(ANSWER_IS_NO)
+        exit_no(f"{name} generates no text: {why}")
     if images and "vision" not in capabilities:
-        click.echo(f"{name} does not see pictures: --image needs a model with `vision`", err=True)
-        sys.exit(ANSWER_IS_NO)
+        exit_no(f"{name} does not see pictures: --image needs a model with `vision`")
 
 
 def _image_part(path: Path) -> dict[str, Any]:

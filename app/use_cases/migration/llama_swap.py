@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.use_cases.migration.command import NotConvertible
-from app.use_cases.migration.llama_swap_model import A_YEAR, Allowed, convert_model
+from app.use_cases.migration.llama_swap_model import A_YEAR, LOADS, PORTS, Allowed, convert_model
 from app.use_cases.migration.llama_swap_names import with_names
-from app.use_cases.migration.llama_swap_routing import routing
+from app.use_cases.migration.llama_swap_routing import MEMORY, routing
 from app.use_cases.migration.macros import Budget, Macros
 from app.use_cases.migration.remarks import Remark, Remarks
 
-_MEMORY = "models are loaded together as long as they fit, and idle ones are evicted for others"
 _LOGS = "the service logs to stderr, at one level"
 _UNNEEDED = {
-    "startPort": "each llama-server listens on a free port of this machine",
-    "healthCheckTimeout": "a load may take any time while it makes progress (scheduling.stall_timeout_seconds)",
-    "groups": _MEMORY,
-    "matrix": _MEMORY,
+    "startPort": PORTS,
+    "healthCheckTimeout": LOADS,
+    "groups": MEMORY,
+    "matrix": MEMORY,
 }
 _DROPPED = {
     "peers": "a model of another machine cannot be configured; clients ask it directly",

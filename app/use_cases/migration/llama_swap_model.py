@@ -20,13 +20,15 @@ _SOURCES = {
     **dict.fromkeys(("--hf-repo", "-hf", "-hfr"), "repo"),
     **dict.fromkeys(("--hf-file", "-hff"), "file"),
 }
+PORTS = "each llama-server listens on a free port of this machine"
+LOADS = "a load may take any time while it makes progress (scheduling.stall_timeout_seconds)"
 _UNNEEDED = {
-    "proxy": "each llama-server listens on a free port of this machine",
+    "proxy": PORTS,
     "checkEndpoint": "a server is ready when its /health says so",
     "cmdStop": "the service stops its llama-servers itself",
     "useModelName": "llama-server gets the model's name here",
     "capabilities": "what a model can do is read from its file",
-    "healthCheckTimeout": "a load may take any time while it makes progress (scheduling.stall_timeout_seconds)",
+    "healthCheckTimeout": LOADS,
 }
 _DROPPED = {
     "name": "lists show the model's name; an alias can be a name, too",

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.use_cases.migration.remarks import Remarks
 
-_MEMORY = "models are loaded together as long as they fit, and idle ones are evicted for others"
+MEMORY = "models are loaded together as long as they fit, and idle ones are evicted for others"
 
 
 def routing(
@@ -54,7 +54,7 @@ def _remark_on_groups(data: Mapping[str, Any], remarks: Remarks) -> None:
     settings = settings if isinstance(settings, Mapping) else {}
     nested = {f"routing.router.settings.{key}": value for key, value in settings.items()}
     for key in nested:
-        remarks.unneeded(key, _MEMORY)
+        remarks.unneeded(key, MEMORY)
     groups = (nested.get("routing.router.settings.groups"), data.get("groups"))
     for group in (group for found in groups if isinstance(found, Mapping) for group in found.values()):
         members = _below(group, "members")

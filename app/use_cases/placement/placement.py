@@ -110,7 +110,7 @@ class _Decider:
     def _now_or_after_evicting_idle(self) -> Candidate | None:
         candidates, long_idle, evictable, idle = self.candidates, self._long_idle, self._evictable, self._idle
         if candidates.is_cpu_only:
-            why = "there is no GPU" if not self.world.cards else "n_gpu_layers is 0"
+            why = "no GPU can be used" if not self.world.cards else "n_gpu_layers is 0"
             return candidates.on_cpu((), why) or candidates.on_cpu(evictable, why) or candidates.on_cpu(idle, why)
         return (
             candidates.on_free_card()

@@ -35,7 +35,7 @@ def _server(server: Server, load: EngineLoad, pool: PoolState, now: float, at: f
         "progress": server.load_progress if server.state is ServerState.STARTING else None,
         "requests": len(server.leases),
         "slots": server.slots,
-        "slots_busy": min(server.slots, len(server.leases) + server.abandoned_slots),
+        "slots_busy": server.slots_busy,
         "ctx_size": placement.ctx_size,
         "full_ctx_size": placement.full_ctx_size or None,
         "context_used_tokens": load.context_tokens,

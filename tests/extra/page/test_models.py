@@ -21,7 +21,7 @@ pytestmark = needs_compiler
 def nothing_stays_loaded(service: Service) -> Iterator[None]:
     """A test that fails does not make the next ones fail."""
     yield
-    for server in service.servers():
+    for server in service.get("/status").json()["servers"]:
         service.post("/models/unload", {"model": server["model"], "force": True})
     wait_for(lambda: not service.servers(), 20)
 
@@ -49,6 +49,7 @@ def test_a_model_is_loaded_chatted_with_and_unloaded_on_the_page(
     page.locator("#log-lines div", has_text="phi-4").first.wait_for(timeout=SECONDS)
     assert serious_findings(page) == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    wait_for(lambda: page.evaluate(REQUESTS) == 0, 20)  # else the page asks what becomes of them
     unload(page, "phi-4")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.extra.page.actions import SECONDS, button, never_ending, wait_for_end, wait_for_state
 from tests.helpers.gpu_machine import Machine
 from tests.helpers.service import Service
@@ -27,6 +29,27 @@ def test_without_scripts_the_page_says_what_is_there(service: Service, open_page
     assert "from openai import OpenAI" in page.locator("#connect").inner_text()
     assert page.locator(".scripted:visible").count() == 0
     assert page.locator("button:visible").count() == 0
+
+
+# Copies of the first GPU until there are eight; the ends of the last one, and whether the page scrolls sideways.
+EIGHT_GPUS = """() => {
+  const list = document.getElementById("gpus");
+  while (list.children.length < 8) list.append(list.firstElementChild.cloneNode(true));
+  const end = list.lastElementChild.getBoundingClientRect().bottom + scrollY;
+  return [end, document.documentElement.scrollWidth > innerWidth];
+}"""
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (1920, 1080), (2560, 1440)])
+def test_eight_gpus_are_on_the_first_screen(service: Service, open_page: Callable[..., Any], width: int, height: int):
+    end, is_too_wide = open_page(service.url, width, height).evaluate(EIGHT_GPUS)
+    assert end < height and not is_too_wide
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024])
+def test_eight_gpus_fit_narrow_screens(service: Service, open_page: Callable[..., Any], width: int):
+    _, is_too_wide = open_page(service.url, width).evaluate(EIGHT_GPUS)
+    assert not is_too_wide
 
 
 def test_everything_can_be_done_by_keyboard(service: Service, machine: Machine, open_page: Callable[..., Any]):
