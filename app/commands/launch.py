@@ -8,13 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 import click
 
 from app.commands.client_setup import CLIENTS, KEY, Client, Setup, Target, context_warning
 from app.commands.options import exit_no
-from app.commands.service_client import KEY_VARIABLE, call_service, exit_with_error, url_option
+from app.commands.service.model_names import model_path
+from app.commands.service_client import KEY_VARIABLE, service_json, url_option
 
 
 @click.command()
@@ -48,20 +48,16 @@ def launch(name: str, model: str | None, only_print: bool, url: str, arguments: 
 
 
 def _requested_model(url: str, name: str) -> tuple[dict[str, Any], str]:
-    answer = call_service(url, "GET", f"/v1/models/{quote(name)}")
-    if not answer.is_yes:
-        exit_with_error(answer)
-    if not _generates(answer.body):
-        why = answer.body["status"].get("message") or "its `capabilities` in GET /v1/models lack completion"
+    entry = service_json(url, model_path(name))
+    if not _generates(entry):
+        why = entry["status"].get("message") or "its `capabilities` in GET /v1/models lack completion"
         exit_no(f"{name} generates no text: {why}")
-    return answer.body, "--model"
+    return entry, "--model"
 
 
 def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
-    answer = call_service(url, "GET", "/v1/models")
-    if not answer.is_yes:
-        exit_with_error(answer)
-    listed, default_name = answer.body.get("data", ()), answer.body.get("default_model")
+    body = service_json(url, "/v1/models")
+    listed, default_name = body.get("data", ()), body.get("default_model")
     models = [entry for entry in listed if _can_chat(entry)]
     default = [entry for entry in listed if default_name in (entry["id"], *entry.get("aliases", ()))]
     loaded = [entry for entry in models if entry.get("status", {}).get("value") == "loaded"]

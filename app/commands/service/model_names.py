@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from app.commands.options import ANSWER_IS_NO
+from app.commands.options import exit_no
 from app.commands.service_client import (
     URL_VARIABLE,
     NoServiceAnswer,
@@ -48,10 +48,7 @@ def served_names(entry: Mapping[str, Any]) -> frozenset[str]:
 
 def exit_without_model(answer: ServiceAnswer) -> NoReturn:
     """`answer`: a 404, which names similar models."""
-    from app.terminal.text import printable
-
-    click.echo(printable(answer.error).replace(_LIST_ROUTE, _LIST_COMMAND), err=True)
-    raise SystemExit(ANSWER_IS_NO)
+    exit_no(answer.error.replace(_LIST_ROUTE, _LIST_COMMAND))
 
 
 def complete_model(context: Context, parameter: Parameter, incomplete: str) -> list[str]:

@@ -40,8 +40,7 @@ def unload_command(model: str | None, is_all: bool, force: bool, url: str, as_js
     if is_all == bool(model):
         exit_wrong_use("unload what? Name a model, or use --all")
     loaded = list(dict.fromkeys(server["model"] for server in service_json(url, "/status")["servers"]))
-    going = [model] if model else loaded
-    for name in going:
+    for name in [model] if model else loaded:
         _unload(url, name, force)
     ended = [name for name in loaded if is_all or name in _names_of(url, str(model))]
     if as_json:
