@@ -30,7 +30,10 @@ from app.use_cases.credentials import (
 
 bp = Blueprint("authorization", __name__)
 
-PUBLIC = {"health.show_health", "health.alive", "health.ready", "status.answer_probe", "assets.show_asset"}
+PUBLIC = {
+    *("health.show_health", "health.alive", "health.ready"),
+    *("status.answer_probe", "assets.show_asset", "llama_swap.redirect_to_page"),
+}
 PUBLIC_ON_LOOPBACK = {"metrics.show_metrics", "metrics.list_targets"}  # a local Prometheus needs no key
 WANTS_JSON = {  # or a key: no form has that type
     *("models.load", "models.unload", "pins.pin", "pins.unpin"),

@@ -1,4 +1,4 @@
-"""llama-swap's routes about running models: which there are, and their unloading."""
+"""llama-swap's routes about running models: which there are, their unloading, and where its page was."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ from app.use_cases.reporting.model_status import running
 bp = Blueprint("llama_swap", __name__)
 
 NO_GRACE = 0.0  # seconds for running requests
+
+
+@bp.get("/ui", strict_slashes=False)
+def redirect_to_page() -> Response:
+    """To the status page, for llama-swap's bookmarks. Relative: the service may be below a path."""
+    sent = current_request().environ.get("RAW_URI", "").partition("?")[0]  # with a slash at its end, as browsers count
+    return Response(status=302, headers={"Location": "../" if sent.endswith("/") else "./"})
 
 
 @bp.get("/running")

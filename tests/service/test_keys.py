@@ -72,6 +72,7 @@ ROUTES = {
     ("GET", "/health"): (OK, OK, OK),
     ("GET", "/"): (NO_KEY, OK, OK),
     ("HEAD", "/"): (OK, OK, OK),
+    ("GET", "/ui"): (NO_KEY, OK, OK),  # of the page to which it leads
     ("GET", "/static/0/status.css"): (OK, OK, OK),
     ("GET", "/status"): (NO_KEY, OK, OK),
     ("GET", "/status/history"): (NO_KEY, OK, OK),

@@ -49,6 +49,14 @@ def raw_status(service: Service, path: str, method: str = "GET") -> int:
         connection.close()
 
 
+@pytest.mark.parametrize(("path", "to"), [("/ui", "./"), ("/ui/", "../")])
+def test_a_bookmark_of_llama_swaps_page_leads_to_the_status_page(service: Service, path: str, to: str):
+    """By a relative address, as the service may be below a path."""
+    answer = requests.get(service.url + path, allow_redirects=False, timeout=20)
+    assert (answer.status_code, answer.headers["Location"]) == (302, to)
+    assert requests.get(service.url + path, timeout=20).url.rstrip("/") == service.url
+
+
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
 def test_upstream_loads_the_model_and_gives_its_server_the_rest_of_the_path(service: Service, method: str):
     unload_all(service)
