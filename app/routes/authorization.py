@@ -83,7 +83,7 @@ def is_anonymous(request: IncomingRequest) -> bool:
 def _check(request: IncomingRequest, policy: AccessPolicy) -> None:
     if policy.keys:
         request.key = _find_key(request, policy)
-        _check_key(request)
+        _check_key(request, policy)
         return
     if policy.loopback_only:
         _check_origin(request, policy)
@@ -141,14 +141,14 @@ def _decoded(header: str) -> str:
     return header.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
-def _check_key(request: IncomingRequest) -> None:
-    if request.key is None and request.endpoint not in PUBLIC and not _is_public_on_loopback(request):
+def _check_key(request: IncomingRequest, policy: AccessPolicy) -> None:
+    if request.key is None and request.endpoint not in PUBLIC and not _is_public_on_loopback(request, policy):
         credentials = _credentials(request)
         raise InvalidApiKey(
             has_credentials=bool(credentials),
             is_browser=request.endpoint in PAGES,
             is_remembered=any(not each.is_explicit for each in credentials)
-            and _may_be_for_another_site(request, request.settings.access_policy),
+            and _may_be_for_another_site(request, policy),
         )
     if request.endpoint in ALL_MODELS and request.key and request.key.is_limited:
         raise NotAllowed(f'the key {request.key.name!r} may not do this; it needs `admin: true` and `models: ["*"]`')
@@ -177,8 +177,9 @@ def _is_trusted_host(host: str, policy: AccessPolicy) -> bool:
     return not policy.loopback_only or not host or is_loopback(host) or host == policy.host
 
 
-def _is_public_on_loopback(request: IncomingRequest) -> bool:
-    """A request of this machine, and not one that a local proxy forwards."""
+def _is_public_on_loopback(request: IncomingRequest, policy: AccessPolicy) -> bool:
+    """A request of this machine, not one that a local proxy forwards, nor a page of another site (CORS)."""
     is_forwarded = any(request.has(name) for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
     is_local = is_loopback(request.client_address) and is_loopback(request.header("Host"))
-    return request.endpoint in PUBLIC_ON_LOOPBACK and not request.arguments("model") and is_local and not is_forwarded
+    is_program = not is_forwarded and not _is_from_another_site(request, policy)
+    return request.endpoint in PUBLIC_ON_LOOPBACK and not request.arguments("model") and is_local and is_program

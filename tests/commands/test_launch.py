@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from app.commands import launch as launch_module
+from app.commands import service_client
 from app.commands.cli import main
 from app.commands.client_setup import CLIENTS, KEY, Target, context_warning
 from app.commands.launch import shell_lines
@@ -147,7 +147,7 @@ def test_without_a_name_the_only_the_default_or_the_loaded_model_is_used(
     monkeypatch: pytest.MonkeyPatch, models: list[dict[str, Any]], said: str
 ):
     body = {"data": models, "default_model": "default"}
-    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, body))
+    monkeypatch.setattr(service_client, "call_service", lambda *question: ServiceAnswer(200, body))
     assert said in CliRunner().invoke(main, ["launch", "claude", "--print"]).output
 
 
@@ -163,7 +163,7 @@ def test_without_a_name_the_only_the_default_or_the_loaded_model_is_used(
 def test_a_model_that_does_not_suit_the_client_is_a_warning_or_an_error(
     monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], said: str
 ):
-    monkeypatch.setattr(launch_module, "call_service", lambda *question: ServiceAnswer(200, entry))
+    monkeypatch.setattr(service_client, "call_service", lambda *question: ServiceAnswer(200, entry))
     assert said in CliRunner().invoke(main, ["launch", "claude", "--print", "--model", "x"]).output
 
 
@@ -175,7 +175,7 @@ def test_the_base_url_of_openai_s_clients_is_an_address_of_the_service(monkeypat
         asked.append(url + path)
         return ServiceAnswer(200, A)
 
-    monkeypatch.setattr(launch_module, "call_service", answer)
+    monkeypatch.setattr(service_client, "call_service", answer)
     assert f"{URL}\n" in CliRunner().invoke(main, ["launch", "claude", "--print", "--model", "a", "--url", url]).output
     assert asked == [f"{URL}/v1/models/a"]
 
@@ -187,7 +187,7 @@ def test_an_unknown_model_is_the_services_answer(monkeypatch: pytest.MonkeyPatch
         asked.append(path)
         return ServiceAnswer(404, {"error": {"message": "no model nosuch"}})
 
-    monkeypatch.setattr(launch_module, "call_service", answer)
+    monkeypatch.setattr(service_client, "call_service", answer)
     result = CliRunner().invoke(main, ["launch", "codex", "--model", "user/repo:no such"])
     assert (result.exit_code, result.output) == (1, "no model nosuch\n")
     assert asked == ["/v1/models/user/repo%3Ano%20such"]

@@ -135,3 +135,25 @@ def test_a_limited_key_sees_the_engines_of_its_models_alone():
     limited = gauges.render("", {"mine"})[0].decode()
     assert 'llamacpp_prompt_tokens_total{model="mine",server="1"} 25.0' in limited
     assert "secret" not in limited
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"llamacpp:a b"} 2', '{"llamacpp:a\\nup 1"} 2', '{"llamacpp:a","of the engine"="1"} 2', "llamacpp:x 2"],
+)
+def test_a_name_that_would_spoil_the_page_is_left_out(line: str):
+    """Prometheus 3 allows any name in quotes; one such line in the text format costs the whole scrape."""
+    found = engine_metrics(f"llamacpp:x 1\n{line}\n", "m", "1")
+    assert [(sample.name, sample.value) for metric in found for sample in metric.samples] == [("llamacpp_x", 1.0)]
+
+
+def test_series_that_are_renamed_to_one_are_one():
+    for page in ('llamacpp:a{server="1"} 1\nllamacpp:a{server="2"} 2\n', "llamacpp:a:b 1\nllamacpp:a_b 2\n"):
+        found = engine_metrics(page, "m", "1")
+        assert len([sample for metric in found for sample in metric.samples]) == 1
+
+
+@pytest.mark.parametrize("page", ['{"llamacpp:b"="z"="q"} 2 123\n', "llamacpp:x 1\n" * 100_000])
+def test_an_invalid_or_huge_page_is_no_page(page: str):
+    with pytest.raises(ValueError):
+        engine_metrics(page, "m", "1")

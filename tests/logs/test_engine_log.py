@@ -81,6 +81,10 @@ def test_our_own_probes_are_left_out(line: str):
         ("got exception: secret", "got exception: (its message may quote the request and is not kept)"),
         ("0.03 W common_sampler: unable to match sampler by name 'secret'", "unable to match sampler by name '...'"),
         ('root ::= "secret', None),
+        ("A ::= [secret]", None),
+        ("request ::= [secret]", None),
+        ("I have a secret", None),
+        ("E srv  send_error: no slot", "E srv  send_error: no slot"),
         ('   2 | start: %json {"type":"secret"}', None),
         (
             '0.03 E llg error: at 2(8): bad "secret',

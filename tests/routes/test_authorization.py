@@ -179,6 +179,15 @@ def test_a_reload_takes_an_admins_key_that_sees_all_models():
     assert refusal(WITH_KEYS, ("POST", "/models/load", LOAD), {"Authorization": "Bearer t"}) == OK
 
 
+@pytest.mark.parametrize("what", [("GET", "/metrics", "metrics.show_metrics"), ("GET", "/sd", "metrics.list_targets")])
+def test_a_page_of_another_site_needs_a_key_for_the_metrics_of_this_machine(what: tuple[str, str, str]):
+    """With `cors_origins: ["*"]` any page could read the names of models and keys from the browser's own machine."""
+    assert refusal(WITH_KEYS, what, {}) == refusal(WITH_KEYS, what, {"Sec-Fetch-Site": "none"}) == OK
+    for page in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert refusal(WITH_KEYS, what, page) == NO_KEY
+        assert refusal(WITH_KEYS, what, page | {"Authorization": "Bearer u"}) == OK
+
+
 def test_reading_what_an_engine_does_takes_any_key():
     for path in ("/slots?model=m", "/lora-adapters?model=m", "/props?model=m"):
         assert refusal(WITH_KEYS, ("GET", path, FORWARD), {"Authorization": "Bearer u"}) == OK

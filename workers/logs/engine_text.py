@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 
 _LEVEL = re.compile(r"(?:[\d.]+ )?([A-Z]) ")
+_TIME_AND_LEVEL = re.compile(r"[\d.]+ [A-Z] ")  # a level alone may be a word of a quoted text: "I am", "A ::= b"
 _PROBE = re.compile(r"request: GET /(?:health|props|slots|metrics)(?:[ ?]|$)")
 _IDLE = "update_slots: all slots are idle"  # after each request, our readings of its metrics among them
 _NO_KEY = "unauthorized: Invalid API Key"  # also before it is ready, when we check that it requires its key
@@ -21,8 +22,9 @@ _TYPE = re.compile(r"'(?:std|nlohmann)::[\w:]+'")  # of an exception that nobody
 # How lines without time and level begin that are no continuation of a quoted text: those of older builds, and those
 # that ggml, the C++ runtime and the dynamic linker print as the process ends.
 _KNOWN_HEAD = re.compile(
-    r"(?:srv|slot|que|res|main|init|request|build|system_info)\b|\w*(?:llama|ggml|gguf|common|clip|mtmd|server|cuda)\w*:|"
-    r"\S+\.\w{1,4}:\d+: |GGML_|CUDA |ROCm |  (?:current device|err)\b|terminate |  what\(\)|\S*: error while loading "
+    r"(?:[A-Z] )?(?:(?:srv|slot|que|res|main|init|request|build|system_info)\b(?! *::=)|"
+    r"\w*(?:llama|ggml|gguf|common|clip|mtmd|server|cuda)\w*:(?!:=)|"
+    r"\S+\.\w{1,4}:\d+: |GGML_|CUDA |ROCm |  (?:current device|err)\b|terminate |  what\(\)|\S*: error while loading )"
 )
 # What gdb, lldb or backtrace_symbols print when llama.cpp aborts (ggml.c, ggml_print_backtrace), unless
 # GGML_NO_BACKTRACE is set.
@@ -67,6 +69,6 @@ def kept_text(text: str, may_quote: bool, has_aborted: bool = False) -> str | No
         return f"{text[: found.start()]}{found[1]}: ({code}its message may quote the request and is not kept)"
     if not may_quote:
         return None if text.endswith(_NO_KEY) else text
-    if not (_LEVEL.match(text) or has_aborted or _KNOWN_HEAD.match(text)):
+    if not (_TIME_AND_LEVEL.match(text) or has_aborted or _KNOWN_HEAD.match(text)):
         return None
     return _QUOTED.sub(lambda quoted: quoted[0] if _TYPE.fullmatch(quoted[0]) else "'...'", text)
