@@ -51,8 +51,15 @@ def test_a_request_without_the_key_is_kept_unless_it_is_our_probe():
 def test_an_idle_engine_does_not_repeat_that_it_is_idle(tmp_path: Path):
     """It says so after each reading of its metrics, and that would be all that its log shows."""
     idle = "0.08.480.200 I srv  update_slots: all slots are idle"
-    in_memory, in_file = kept(tmp_path, "I srv  loaded", idle, idle, "I slot launched", idle, idle, idle)
-    assert in_memory.splitlines()[1:-1] == ["I srv  loaded", idle, "I slot launched", idle]
+    in_memory, in_file = kept(
+        tmp_path, "0.01.000.001 I srv  loaded", idle, idle, "0.09.000.001 I slot launch", idle, idle
+    )
+    assert in_memory.splitlines()[1:-1] == [
+        "0.01.000.001 I srv  loaded",
+        idle,
+        "0.09.000.001 I slot launch",
+        idle,
+    ]
     assert in_file.count("idle") == 2
 
 

@@ -166,6 +166,7 @@ def test_every_route_is_in_the_table():
         *("ollama.show_details", "ollama.pull", "ollama.reject_file_command", "ollama.reject_copy"),
         "inference.forward",
         "decisions.show_decisions",
+        "llama_swap.redirect_to_page",
     }
     assert (
         views
