@@ -91,6 +91,15 @@ def test_what_is_no_list_of_slots_is_left_out(wrong: bytes):
     assert engine_slots.loads == {}
 
 
+def test_an_impossible_count_is_unknown_and_other_engines_keep_their_speed(clock: Clock):
+    engine_slots, other = EngineSlots(list, lambda: None), Address(2, "b", 9002, "key")
+    for completion in (10, 30):
+        engine_slots.publish([(ADDRESS, body(busy(10 ** (completion * 20), 0))), (other, body(busy(0, completion)))])
+        clock.now += 1
+    assert engine_slots.loads[1].prompt_tokens_per_second is None
+    assert engine_slots.loads[2].tokens_per_second == 20.0
+
+
 def test_of_prompts_nothing_is_kept():
     engine_slots = EngineSlots(list, lambda: None)
     engine_slots.publish([(ADDRESS, body(busy(1, 1)))])

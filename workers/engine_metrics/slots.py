@@ -92,7 +92,7 @@ def _task(slot: Mapping[str, object]) -> _Task:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and value >= 0 else None
+    return value if isinstance(value, int) and 0 <= value < 2**53 else None  # larger ones overflow a speed
 
 
 def _reading(tasks: Mapping[object, _Task], before: _Reading | None, now: float) -> _Reading:
