@@ -7,6 +7,7 @@ by turns with prometheus_client's encoders: milliseconds of CPU and of wall time
 `scrape`: GET /metrics of a service that runs one model, milliseconds of wall time.
 `viewer`: CPU time of the service's processes as a share of one core, by turns without a viewer, one viewer of
 /status/stream, and a scrape each second; engines are counted apart. Nobody sends requests meanwhile.
+`tabs`: GET /health while 200 tabs ask for /status/stream and most are refused, by turns with nobody: milliseconds.
 The run fails if watching loads a model, or counts as a use of one that is loaded.
 """
 
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from workers.telemetry.store import StateStore
 MODELS, GPUS, ENGINE_SERIES = 64, 8, 15
 ENDPOINTS = ("/v1/chat/completions", "/v1/embeddings")
 SCRAPES = 50
+TABS = 200
 
 
 def main() -> None:
@@ -54,6 +56,7 @@ def main() -> None:
         assert service.chat().status_code == 200
         figures["scrape_ms"] = summary([_milliseconds(lambda: service.get("/metrics"))[0] for _ in range(SCRAPES)])
         figures["viewer"] = _viewer(service, options.rounds, options.seconds)
+        figures["tabs"] = _tabs(service, options.rounds, options.seconds)
     for name, figure in figures.items():
         print(f"{name:10} {figure}")
     if options.json:
@@ -128,6 +131,40 @@ def _viewer(service: Service, rounds: int, seconds: float) -> dict[str, Any]:
         added = [looked - alone for looked, alone in zip(shares[name], shares["nobody"], strict=True)]
         figures[f"{name}_adds_share"] = summary(added)
     return figures
+
+
+def _tabs(service: Service, rounds: int, seconds: float) -> dict[str, Any]:
+    """Refused tabs try again each second, five times as often as the page does."""
+    taken: dict[str, list[float]] = {"nobody": [], "tabs": []}
+    statuses: list[int] = []
+    for _ in range(rounds):
+        taken["nobody"] += _health_milliseconds(service, seconds)
+        with ExitStack() as stack:
+            ended = threading.Event()
+            stack.callback(ended.set)
+            for _ in range(TABS):
+                threading.Thread(target=_tab, args=(service, ended, statuses), daemon=True).start()
+            taken["tabs"] += _health_milliseconds(service, seconds)
+        time.sleep(2)  # until the streams have ended
+    count = {str(status): statuses.count(status) for status in sorted(set(statuses))}
+    return {name: summary(values) for name, values in taken.items()} | {"answers_to_tabs": count}
+
+
+def _health_milliseconds(service: Service, seconds: float) -> list[float]:
+    taken, until = [], time.monotonic() + seconds
+    while time.monotonic() < until:
+        taken.append(_milliseconds(lambda: service.get("/health"))[0])
+        time.sleep(0.02)
+    return taken
+
+
+def _tab(service: Service, ended: threading.Event, statuses: list[int]) -> None:
+    while not ended.is_set():
+        with requests.get(f"{service.url}/status/stream", stream=True, timeout=20) as answer:
+            statuses.append(answer.status_code)
+            if answer.status_code == 200:
+                ended.wait()
+        ended.wait(1)
 
 
 def _shares(service: Service, seconds: float) -> tuple[float, float]:
