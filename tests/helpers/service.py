@@ -69,6 +69,9 @@ class Service:
 
     @property
     def output(self) -> str:
+        """What it has printed; of a process that has ended, all of it."""
+        if self.process.poll() is not None:
+            self._reader.join(2)  # engines that live on may hold the pipe
         return "\n".join(self.lines)
 
     # --- addresses ----------------------------------------------------------------------------------------
