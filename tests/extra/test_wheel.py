@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -59,5 +60,6 @@ def test_it_serves(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     with serving(tmp_path) as service:
         assert service.chat().status_code == 200
-        assert "<table>" in service.get("/").text
+        files = re.findall(r'(?:href|src)="(\S+\.(?:css|js|svg))"', service.get("/").text)
+        assert {service.get(f"/{file}").status_code for file in files} == {200}
         assert str(tmp_path / "installed" / "workers" / "engine" / "embedded_engine.py") in service.output
