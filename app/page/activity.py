@@ -45,6 +45,7 @@ def uptime(seconds: float) -> str:
 
 
 def queue_view(status: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A row for each model and cause of waiting."""
     progress = {each["model"]: each["progress"] for each in status["servers"] if each["progress"] is not None}
     return [
         {
@@ -61,6 +62,7 @@ def queue_view(status: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def hour_view(status: Mapping[str, Any]) -> dict[str, str]:
+    """The figures of the last hour, as texts."""
     hour = status["last_hour"]
     waits = (short_duration(hour[key]) for key in ("wait_median_seconds", "wait_p95_seconds"))
     return {

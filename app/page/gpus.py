@@ -11,6 +11,7 @@ from typing import Any
 
 from app.page.charts import chart
 from app.page.text import duration, gib, percent, size, whole
+from app.use_cases.reporting.status_parts import model_numbers, ram_parts
 
 COLORS = 8  # classes of the style sheet
 MAX_PROCESSES = 6  # named in a legend
@@ -35,9 +36,8 @@ def gpus_view(status: Mapping[str, Any], history: Mapping[str, Any]) -> dict[str
 
 
 def color_classes(status: Mapping[str, Any]) -> dict[str, str]:
-    """A class for each loaded model, in the order of the servers."""
-    names = dict.fromkeys(server["model"] for server in status["servers"])
-    return {name: f"c{number % COLORS}" for number, name in enumerate(names)}
+    """A class for each loaded model."""
+    return {name: f"c{number % COLORS}" for name, number in model_numbers(status).items()}
 
 
 def _note(status: Mapping[str, Any]) -> str:
@@ -69,12 +69,10 @@ def _gpu(gpu: Mapping[str, Any], colors: Mapping[str, str], trends: Mapping[str,
 
 
 def _ram(ram: Mapping[str, int]) -> dict[str, Any]:
-    """Booked memory counts as the models', as far as it is in use."""
-    used = max(0, ram["total_bytes"] - ram["available_bytes"])
-    booked = min(ram["booked_bytes"], used)
-    sizes = {"booked": booked, "other": used - booked, "free": ram["total_bytes"] - used}
+    booked, other, free = ram_parts(ram)
+    sizes = {"booked": booked, "other": other, "free": free}
     segments = [{"kind": kind, "model": None, "server": None, "bytes": each} for kind, each in sizes.items() if each]
-    memory = f"{gib(used)} of {gib(ram['total_bytes'])} GiB"
+    memory = f"{gib(booked + other)} of {gib(ram['total_bytes'])} GiB"
     return _NOTHING | {"key": "ram", "title": "RAM", "memory": memory, **memory_view(segments, {}, ())}
 
 

@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from app.terminal.text import UNKNOWN, gib_number, printable
+from app.use_cases.reporting.status_parts import model_numbers, ram_parts
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,9 +35,8 @@ class BarPart:
 
 
 def model_colors(status: Mapping[str, Any]) -> dict[str, str]:
-    """By model, in the order of the servers: a model keeps its colour while those before it stay."""
-    names = dict.fromkeys(server["model"] for server in status["servers"])
-    return {name: MODEL_COLORS[number % len(MODEL_COLORS)] for number, name in enumerate(names)}
+    """A colour for each loaded model."""
+    return {name: MODEL_COLORS[number % len(MODEL_COLORS)] for name, number in model_numbers(status).items()}
 
 
 def gpu_segments_of(gpu: Mapping[str, Any], colors: Mapping[str, str]) -> list[BarPart]:
@@ -45,11 +45,12 @@ def gpu_segments_of(gpu: Mapping[str, Any], colors: Mapping[str, str]) -> list[B
 
 
 def ram_segments(ram: Mapping[str, int]) -> list[BarPart]:
-    """What is booked for models counts as theirs, as far as it is in use."""
-    used = max(0, ram["total_bytes"] - ram["available_bytes"])
-    booked = min(ram["booked_bytes"], used)
-    parts = (("model", "models", booked), ("other", "other", used - booked), ("free", "free", ram["available_bytes"]))
-    return [BarPart(kind, name, size, "blue" if kind == "model" else "") for kind, name, size in parts]
+    of_models, other, free = ram_parts(ram)
+    return [
+        BarPart("model", "models", of_models, "blue"),
+        BarPart("other", "other", other),
+        BarPart("free", "free", free),
+    ]
 
 
 def bar(segments: Sequence[BarPart], cells: int, is_colored: bool) -> Text:
