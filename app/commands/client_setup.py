@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from app.commands.service_client import KEY_VARIABLE
+from app.use_cases.reporting.client_snippets import CLAUDE_MODEL_VARIABLES, NO_KEY
 
 KEY = f"${KEY_VARIABLE}"  # a value in `Setup.environment` that stands for the key
-NO_KEY = "none"  # clients insist on a key; a service without keys ignores it
 _PROVIDER = "llama-smart-proxy"
 _QWEN_DEFAULT_CONTEXT = 131_072
 _LEAST_CONTEXT = 16_384
@@ -58,13 +58,11 @@ class Client:
 
 
 def _claude(target: Target) -> Setup:
-    tiers = ("", "DEFAULT_OPUS_", "DEFAULT_SONNET_", "DEFAULT_HAIKU_")
     environment = {
         "ANTHROPIC_BASE_URL": target.url,
         "ANTHROPIC_AUTH_TOKEN": target.key,
         "ANTHROPIC_API_KEY": "",  # would take precedence
-        **{f"ANTHROPIC_{tier}MODEL": target.model for tier in tiers},
-        "CLAUDE_CODE_SUBAGENT_MODEL": target.model,
+        **dict.fromkeys(CLAUDE_MODEL_VARIABLES, target.model),
         # A line of its system prompt that differs in every session, and would void the prompt cache.
         "CLAUDE_CODE_ATTRIBUTION_HEADER": "0",
     }

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 NO_KEY = "none"  # clients insist on a key; a service without keys ignores it
 KEY_PLACEHOLDER = "YOUR_KEY"
 MODEL_PLACEHOLDER = "MODEL_NAME"
-_CLAUDE_MODELS = (
+# Claude Code's, of the model in general and of each size that it asks for by itself.
+CLAUDE_MODEL_VARIABLES = (
     *("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_OPUS_MODEL", "ANTHROPIC_DEFAULT_SONNET_MODEL"),
     *("ANTHROPIC_DEFAULT_HAIKU_MODEL", "CLAUDE_CODE_SUBAGENT_MODEL"),
 )
@@ -73,7 +74,7 @@ def _claude(url: str, model: str, key: str, needs_key: bool) -> str:
     launch += [f"llama-smart-proxy launch claude --model {shlex.quote(model)}", ""]
     variables = ["# or, where llama-smart-proxy is not installed:", f"export ANTHROPIC_BASE_URL={shlex.quote(url)}"]
     variables += [f"export ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_API_KEY="]
-    variables += [f"export {name}={shlex.quote(model)}" for name in _CLAUDE_MODELS]
+    variables += [f"export {name}={shlex.quote(model)}" for name in CLAUDE_MODEL_VARIABLES]
     return "\n".join([*launch, *variables, "export CLAUDE_CODE_ATTRIBUTION_HEADER=0", "claude"])
 
 
