@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry
-
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import Effect
-from app.use_cases.scheduling.limits import SchedulingLimits
-from app.use_cases.scheduling.pool_state import PoolState
-from tests.helpers.builders import Play, a_model
+from tests.helpers.builders import a_model
+from tests.helpers.counted_play import CountedPlay
 from workers.telemetry.pool_counts import PoolCounts
 
 
-class Counted(Play):
+class Counted(CountedPlay):
     def __init__(self, **limits: float) -> None:
-        super().__init__(SchedulingLimits(**limits), total_gib=16)
-        self.registry = CollectorRegistry()
-        self.counts = PoolCounts(self.registry)
-
-    def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
-        effects = super().stepped(before, event)
-        self.counts.count_step(before, event, effects)
-        return effects
+        super().__init__(PoolCounts, **limits)
 
     def value(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"llama_smart_proxy_{name}", labels) or 0.0

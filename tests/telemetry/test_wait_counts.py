@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from app.use_cases.scheduling import events as ev
-from app.use_cases.scheduling.effects import Effect
-from app.use_cases.scheduling.limits import SchedulingLimits
-from app.use_cases.scheduling.pool_state import PoolState
-from tests.helpers.builders import Play, a_model
+from tests.helpers.builders import a_model
+from tests.helpers.counted_play import CountedPlay
 from workers.telemetry.wait_counts import WaitCounts
 
 
-class Counted(Play):
+class Counted(CountedPlay):
     def __init__(self) -> None:
-        super().__init__(SchedulingLimits(), total_gib=16)
-        self.registry = CollectorRegistry()
-        self.counts = WaitCounts(self.registry)
-
-    def stepped(self, before: PoolState, event: ev.Event) -> list[Effect]:
-        effects = super().stepped(before, event)
-        self.counts.count_step(before, event, effects)
-        return effects
+        super().__init__(WaitCounts)
 
     def waited(self, model: str = "a") -> dict[str, float]:
         [family] = self.registry.collect()
