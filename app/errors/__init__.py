@@ -17,6 +17,7 @@ from app.errors.capacity import (
     RateLimited,
     WaitTimeout,
 )
+from app.errors.downloads import DownloadFailed, ModelDownloading
 from app.errors.engine import (
     AgentFailed,
     BadUpstream,
@@ -57,6 +58,7 @@ __all__ = [
     "BadUpstream",
     "ClientDisconnected",
     "ContextLengthExceeded",
+    "DownloadFailed",
     "Draining",
     "EngineGone",
     "ErrorForm",
@@ -72,6 +74,7 @@ __all__ = [
     "MethodNotAllowed",
     "MissingModel",
     "ModelDoesNotFit",
+    "ModelDownloading",
     "ModelLoadFailed",
     "ModelNotFound",
     "ModelUnloaded",

@@ -8,6 +8,7 @@ import the names from here.
 from app.ports.agents import Agent
 from app.ports.bodies import Bodies, BodyFile, RequestBody
 from app.ports.clients import Admission, Clients, RateLimits, SharedTexts, TokenCounts, WatchedClient
+from app.ports.downloads import Downloads
 from app.ports.logs import Logs
 from app.ports.models import ModelCatalog
 from app.ports.plans import ModelPlans, Pins, PlanAnswer
@@ -24,6 +25,7 @@ __all__ = [
     "BodyFile",
     "ClientSocket",
     "Clients",
+    "Downloads",
     "EngineAnswer",
     "EngineLoads",
     "Lease",

@@ -1,0 +1,19 @@
+"""Errors of downloads: a model that is being fetched, or could not be."""
+
+from __future__ import annotations
+
+from app.errors.base import ProxyError
+
+
+class ModelDownloading(ProxyError):
+    """The model is being fetched, and the wait ran out."""
+
+    status, code = 503, "model_downloading"
+    retry_after = 30
+
+
+class DownloadFailed(ProxyError):
+    """The model could not be fetched: access, the network, the disk or a checksum."""
+
+    status, code = 502, "download_failed"
+    should_retry = False

@@ -1,0 +1,33 @@
+"""Port of the downloads: models that are fetched from Hugging Face repositories by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from app.entities.download import Download
+from app.entities.model import Model
+from app.entities.repository import RepositoryName
+
+
+class Downloads(Protocol):
+    """Fetches models into the Hugging Face cache (workers.downloads.downloads.Downloads). Thread-safe."""
+
+    @property
+    def all(self) -> tuple[Download, ...]:
+        """The running ones, and those that ended in the last minutes; a frozen snapshot, the latest start last."""
+
+    def start(self, name: RepositoryName) -> Download:
+        """Begin to fetch a model, or join the download of the same files. Returns at once, mostly with `checking`: what
+        goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown."""
+
+    def wait(self, name: RepositoryName, seconds: float) -> Download | None:
+        """Wait for its end, this long at most; None if there is no such download. Raises the ProxyError of a failed
+        one: ModelDoesNotFit, InvalidModelFile, ModelNotFound or DownloadFailed."""
+
+    def cancel(self, name: RepositoryName) -> bool:
+        """Stop it; what came so far stays for the next try. Whether it was running."""
+
+    def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
+        """Delete the files of a model from the Hugging Face cache, except those that other models of `unused_by` have
+        too; returns the bytes that became free. Raises NotSupported for a model of another folder."""
