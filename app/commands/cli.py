@@ -28,6 +28,7 @@ from app.commands.service.decisions import decisions_command
 from app.commands.service.load import load_command
 from app.commands.service.logs import logs_command
 from app.commands.service.models import models_command, show_command
+from app.commands.service.pin import pin_command, unpin_command
 from app.commands.service.ps import ps
 from app.commands.service.run import run_command
 from app.commands.service.top import top_command
@@ -122,6 +123,8 @@ for command in (
     decisions_command,
     load_command,
     unload_command,
+    pin_command,
+    unpin_command,
     run_command,
 ):
     main.add_command(command)

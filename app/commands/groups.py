@@ -10,7 +10,7 @@ SECTIONS = {
     "Serve": ("serve", "check-config", "reload", "doctor", "install-service"),
     "Use": ("run", "launch"),
     "Inspect": ("ps", "top", "models", "show", "logs", "decisions"),
-    "Control": ("load", "unload"),
+    "Control": ("load", "unload", "pin", "unpin"),
     "Plan": ("estimate", "plan"),
     "Set up": ("convert-config", "completion"),
 }
@@ -19,7 +19,6 @@ ALIASES = {"list": "models", "stop": "unload"}
 ELSEWHERE = {
     "pull": "put *.gguf files into a folder of `serve --models-dir`, for example with `hf download`",
     "rm": "remove the model's file",
-    "pin": "the status page has a button, and `pin: true` of a model in the configuration lasts",
 }
 
 
