@@ -75,7 +75,7 @@ def runs_on(architectures: Sequence[str], card: Version) -> bool:
 
 
 def parse_version(text: str) -> Version:
-    """"13.0" as (13, 0). Raises ValueError."""
+    """ "13.0" as (13, 0). Raises ValueError."""
     major, _, minor = text.partition(".")
     return int(major), int(minor or 0)
 
