@@ -17,6 +17,7 @@ from app.commands.check_config import check_config, config_option
 from app.commands.completion import completion_command
 from app.commands.convert_config import convert_config
 from app.commands.doctor import doctor
+from app.commands.downloads.pull import pull_command
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.install_service import install_service
@@ -121,6 +122,7 @@ for command in (
     show_command,
     logs_command,
     decisions_command,
+    pull_command,
     load_command,
     unload_command,
     pin_command,
