@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flask import current_app
 
+from app.entities.download_policy import DownloadPolicy
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.media_urls import DATA_ONLY, MediaUrls
@@ -73,6 +74,7 @@ class RequestSettings:
     default_model: str | None = None  # of requests that name none
     list_aliases: bool = False  # /v1/models has them as ids
     public_url: str | None = None  # the service's URL as browsers know it, if the Host header is another
+    download_policy: DownloadPolicy = field(default_factory=DownloadPolicy)  # which models a request may have fetched
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 

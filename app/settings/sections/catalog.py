@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from app.settings.values import AutoOffOrPath, Folder, ModelName, Section, absolute
+from app.entities.download_policy import DownloadPolicy, DownloadRule
+from app.settings.values import AutoOffOrPath, Folder, ModelName, OffAllowOn, RepositoryGlob, Section, absolute
 
 
 class HuggingFaceSettings(Section):
-    """Models that the Hugging Face libraries or llama.cpp have downloaded."""
+    """Models of Hugging Face repositories: those that are in its cache, and which others may be downloaded."""
 
     cache: AutoOffOrPath = Field(
         "auto",
         description="Folder of the cache. auto: the default of the Hugging Face libraries; off: do not use it.",
     )
 
+    download: OffAllowOn = Field(
+        "off",
+        description=(
+            "Which models requests may download: a request for `user/repo:QUANT` that is not here waits until it is. "
+            "off: none; allow: those that match a glob of `allow`; on: any that its key may use. Admin keys may always "
+            "order a download by `pull` or on the status page, other keys those that are allowed here."
+        ),
+    )
+    allow: list[RepositoryGlob] = Field(
+        [],
+        description=(
+            "With `download: allow`: globs over `user/repo` and `user/repo:QUANT`, such as `ggml-org/*`. Case does not "
+            "matter."
+        ),
+    )
+
     @field_validator("cache")
     @classmethod
     def _absolute(cls, cache: str) -> str:
         return cache if cache in ("auto", "off") else str(absolute(Path(cache)))
+
+    @model_validator(mode="after")
+    def _downloads_have_a_place(self) -> Self:
+        if self.download != "off" and self.cache == "off":
+            raise ValueError(f"download: {self.download} needs the cache, which is where downloads go; cache is off")
+        return self
+
+    def policy(self) -> DownloadPolicy:
+        """Which models requests may download."""
+        return DownloadPolicy(DownloadRule(self.download), tuple(self.allow))
 
 
 class CatalogSettings(Section):
