@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.entities.gguf import FileKind, Value
+from app.entities.gguf_names import file_stem, parse_part_name
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
@@ -33,7 +34,6 @@ from workers.catalog.model_headers import ModelHeaders, stamp_of
 from workers.catalog.scans import Scans
 from workers.catalog.sources import Sources
 from workers.catalog.unfinished import current_problem
-from workers.gguf.file_names import file_stem, parse_part_name
 
 __all__ = ["Catalog", "ConfiguredModel"]
 
