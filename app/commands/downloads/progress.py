@@ -19,14 +19,14 @@ LINE_SECONDS = 10.0  # between two lines of the same state, where stderr is no t
 _CLEAR = "\r\x1b[K"
 
 
-class Progress:
+class ProgressDisplay:
     """Shows each state of a download that it is given; what it has drawn is gone at the end."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
         self._state, self._shown_at = "", 0.0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

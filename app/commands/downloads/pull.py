@@ -11,7 +11,7 @@ import click
 
 from app.commands.console import json_option, print_json, print_table
 from app.commands.downloads.fetcher import Fetcher, fetcher
-from app.commands.downloads.progress import Progress
+from app.commands.downloads.progress import ProgressDisplay
 from app.commands.options import ANSWER_IS_NO
 from app.commands.service_client import url_option
 from app.terminal.downloads import EXPENDABLE, end_text, is_running, next_step, quant_table, stopped_text
@@ -71,7 +71,7 @@ def _show_plan(plan: Mapping[str, Any], as_json: bool) -> None:
 def _fetch(by: Fetcher, name: str) -> Mapping[str, Any]:
     """The download once it has ended. Ctrl-C ends the command."""
     download = by.begin(name)
-    with Progress() as progress:
+    with ProgressDisplay() as progress:
         try:
             progress.show(download)
             while is_running(download):
