@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from app.entities.gguf_names import file_stem, parse_part_name
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
@@ -17,7 +18,6 @@ from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_f
 from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
-from workers.gguf.file_names import file_stem, parse_part_name
 
 
 @dataclass(frozen=True, slots=True)

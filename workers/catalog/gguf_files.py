@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from app.entities.capabilities import Media
 from app.entities.gguf import FileKind
+from app.entities.gguf_names import kind_by_name, parse_part_name
 from workers.catalog.file_summaries import FileSummaries, FileSummary
 from workers.catalog.unfinished import finished_path, marker_of, unfinished_problem
-from workers.gguf.file_names import kind_by_name, parse_part_name
 
 
 @dataclass(frozen=True, slots=True)

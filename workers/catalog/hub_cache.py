@@ -12,12 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from app.entities.gguf_names import file_stem, name_suffixes, quantization
 from app.entities.model import ModelSource
 from app.entities.model_name import folded
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.gguf.file_names import file_stem, name_suffixes, quantization
 
 DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

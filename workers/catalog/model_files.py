@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from app.entities.gguf import FileKind
+from app.entities.gguf_names import family, file_stem, parse_part_name, part_path, quantization
 from app.entities.model import ModelSource
 from workers.catalog.gguf_files import GgufFile
-from workers.gguf.file_names import family, file_stem, parse_part_name, part_path, quantization
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
