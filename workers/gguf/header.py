@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from app.entities.gguf import GgufHeader, Tensor
+from app.entities.gguf_names import all_part_paths
 from app.errors import InvalidModelFile
 from workers.gguf.constants import Keys
-from workers.gguf.file_names import all_part_paths
 from workers.gguf.file_window import FileWindow, InvalidGguf, open_window
 from workers.gguf.first_bytes import HEADER, first_bytes_problem
 from workers.gguf.metadata import Metadata, read_metadata

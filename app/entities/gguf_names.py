@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from app.entities.gguf import FileKind
@@ -59,7 +58,7 @@ def kind_by_name(path: str) -> FileKind:
 
     As gguf_filename_is_model (llama.cpp b11434, common/download.cpp).
     """
-    name = os.path.basename(path).lower()
+    name = path.rpartition("/")[2].lower()
     if "mmproj" in name:
         return FileKind.PROJECTOR
     if "imatrix" in name:
