@@ -17,6 +17,7 @@ from app.ports import (
     Agent,
     Bodies,
     Clients,
+    Downloads,
     EngineLoads,
     Logs,
     Metrics,
@@ -84,6 +85,7 @@ class Services:
     change; nothing else changes."""
 
     catalog: ModelCatalog
+    downloads: Downloads
     store: Snapshots
     configuration: Reloader
     pool: ServerPool

@@ -1,0 +1,1 @@
+"""Decisions about models that are fetched by name: what a name means, which files, how fast, and is there room."""
