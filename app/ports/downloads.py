@@ -19,7 +19,8 @@ class Downloads(Protocol):
 
     def start(self, name: RepositoryName) -> Download:
         """Begin to fetch a model, or join the download of the same files. Returns at once, mostly with `checking`: what
-        goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown."""
+        goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown,
+        NotSupported where the cache is not used."""
 
     def wait(self, name: RepositoryName, seconds: float) -> Download | None:
         """Wait for its end, this long at most; None if there is no such download. Raises the ProxyError of a failed

@@ -58,6 +58,7 @@ class Downloader:
         return tuple(task.download for task in self._tasks if task.is_shown(now, SHOWN_SECONDS))
 
     def start(self, name: RepositoryName) -> Download:
+        self._folder()
         with self._changed:
             if self._is_draining:
                 raise Draining(DRAINING)
@@ -120,7 +121,7 @@ class Downloader:
 
     def _folder(self) -> Path:
         if (folder := self._cache()) is None:
-            raise NotSupported("the Hugging Face cache is not used here: catalog.hugging_face.cache is off")
+            raise NotSupported("models are not downloaded: catalog.hugging_face.cache, where they would go, is off")
         return folder
 
     # --- a download's thread ------------------------------------------------------------------------------
