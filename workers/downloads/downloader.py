@@ -18,7 +18,7 @@ from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
 from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
-from workers.downloads.removal import remove_model
+from workers.downloads.removal import delete_from_cache
 from workers.downloads.task import Canceled, DownloadTask
 from workers.downloads.transfer_process import Job
 
@@ -95,7 +95,7 @@ class Downloader:
         return task is not None and task.cancel()
 
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
-        return remove_model(self._folder(), model, unused_by)
+        return delete_from_cache(self._folder(), model, unused_by)
 
     def begin_drain(self) -> None:
         """Start no more of them. Those that run go on until `close`."""

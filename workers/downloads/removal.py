@@ -13,7 +13,7 @@ from app.errors import NotSupported
 from app.use_cases.launch.parsed_args import companion_paths
 
 
-def remove_model(cache: Path, model: Model, unused_by: Sequence[Model]) -> int:
+def delete_from_cache(cache: Path, model: Model, unused_by: Sequence[Model]) -> int:
     """The bytes that became free. Files that a model of `unused_by` has too stay.
 
     Raises NotSupported for a model of another folder, and if the files cannot be deleted."""
