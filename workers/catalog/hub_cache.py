@@ -7,15 +7,19 @@ to a missing revision, and reads every file of every data set. A test compares t
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from app.entities.gguf_names import file_stem
-from app.use_cases.downloads.model_names import models_by_folded_name, names_to_list
+from app.entities.model import ModelSource
+from app.use_cases.downloads.model_names import models_by_folded_name, names_to_list, order_in_repository
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
+from workers.catalog.model_files import DiscoveredModel, group_files
 
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
@@ -26,11 +30,8 @@ def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> l
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
             files = _files(os.path.join(cache, folder), summaries, notes)
-            found += _repository_models(
-                repo,
-                group_files(sorted(files, key=lambda file: (file.name, file.relative_path)), notes, one_family=True),
-            )
-    return found
+            found += repository_models(repo, map(_with_digest, files), notes)
+    return [replace(model, files=replace(model.files, source=ModelSource.HUGGING_FACE)) for model in found]
 
 
 def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufFile | None:
@@ -51,8 +52,10 @@ def _folder_of(cache: str, repo: str) -> str:
     return os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"))
 
 
-def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
-    """The models of one repository with their names."""
+def repository_models(repo: str, files: Iterable[GgufFile], notes: list[str]) -> list[DiscoveredModel]:
+    """The models of one repository with their names. The files' paths are relative to it."""
+    in_order = sorted(files, key=lambda file: order_in_repository(file.relative_path))
+    models = group_files(in_order, notes, one_family=True)
     paths = [model.relative_path for model in models]
     keys: dict[int, list[str]] = defaultdict(list)
     for key, index in models_by_folded_name(repo, paths).items():
@@ -77,6 +80,15 @@ def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[Gguf
 def _complete_files(snapshot: str, summaries: FileSummaries, notes: list[str]) -> Iterator[GgufFile]:
     """The files of a snapshot, without dangling links: those are incomplete downloads."""
     return (file for file in walk(snapshot, summaries, notes, set()) if not file.is_missing)
+
+
+def _with_digest(file: GgufFile) -> GgufFile:
+    """A large file's blob is named by its SHA-256, any other's by its git hash."""
+    try:
+        blob = os.path.basename(os.readlink(file.path))
+    except OSError:  # a copy, where links are not possible
+        return file
+    return replace(file, sha256=blob) if _SHA256.fullmatch(blob) else file
 
 
 def _main_revision(folder: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from app.entities.gguf import FileKind
 from app.entities.gguf_names import file_stem, parse_part_name, part_path
+from app.entities.model import ModelSource
 from app.use_cases.downloads.companions import matching_projectors
 from workers.catalog.gguf_files import GgufFile
 
@@ -27,6 +28,8 @@ class ModelFiles:
     parts: tuple[GgufFile, ...]  # without missing ones
     problem: str = ""
     projector: GgufFile | None = None
+    source: ModelSource = ModelSource.FILE
+    adapters: tuple[str, ...] = ()  # paths of LoRA adapters that belong to it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 
     @property
@@ -45,8 +48,8 @@ class ModelFiles:
 
     @property
     def identity(self) -> object:
-        """Equal for equal files, even through different links."""
-        return self.parts[0].identity or self.path
+        """Equal for equal files, even through different links, that are loaded with the same adapters."""
+        return self.parts[0].identity or self.path, self.adapters
 
     @property
     def stamp(self) -> tuple[tuple[int, int], ...]:
@@ -65,7 +68,18 @@ class DiscoveredModel:
     files: ModelFiles
     names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
+    aliases: tuple[str, ...] = ()  # names that the same file would have been listed under in other places
     folded_names: tuple[str, ...] = ()  # further names, folded, which any spelling of them matches
+
+
+def discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
+    """The model, named after its file, or after its path in the folder if another model has that name."""
+    file, relative_path = os.path.basename(files.path), files.relative_path
+    part = parse_part_name(relative_path)
+    path_name = part[0] if part else file_stem(relative_path)
+    return DiscoveredModel(
+        files, (files.name, path_name), (file, relative_path, file_stem(file), file_stem(relative_path), path_name)
+    )
 
 
 def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:

@@ -16,6 +16,7 @@ from app.use_cases.downloads.model_names import (
     model_stem,
     models_by_folded_name,
     names_to_list,
+    order_in_repository,
 )
 
 DEFAULT_QUANTIZATIONS = (DEFAULT_QUANTIZATION, "Q8_0")  # as llama-server's -hf; then the first model
@@ -55,7 +56,7 @@ class RepositoryModel:
 def models_of(repository: Repository) -> tuple[RepositoryModel, ...]:
     """All models of a repository, sorted as the catalogue sorts them, with the names that it will have for them."""
     by_kind: dict[FileKind, list[str]] = defaultdict(list)
-    files = {file.path: file for file in sorted(repository.files, key=_by_name)}
+    files = {file.path: file for file in sorted(repository.files, key=lambda file: order_in_repository(file.path))}
     for path in files:
         if path.lower().endswith(".gguf"):
             by_kind[kind_by_name(path)].append(path)
@@ -89,10 +90,6 @@ def choose_model(repository: Repository, name: RepositoryName) -> RepositoryMode
     if problem := models[found].problem:
         raise UnknownChoice(f"{models[found].name} is not complete in its repository: {problem}")
     return models[found]
-
-
-def _by_name(file: RepositoryFile) -> tuple[str, str]:
-    return file.path.rpartition("/")[2], file.path
 
 
 def _unique_names(repo: str, paths: Sequence[str]) -> list[str]:

@@ -18,6 +18,11 @@ def model_stem(path: str) -> str:
     return part[0] if part else file_stem(name)
 
 
+def order_in_repository(path: str) -> tuple[str, int, str]:
+    """Sort key: of two files with one name, the one that is less deep has it."""
+    return path.rpartition("/")[2], path.count("/"), path
+
+
 def names_to_list(repo: str, paths: Sequence[str]) -> list[tuple[str, ...]]:
     """For each model the names under which it may be listed, best first. `paths`: of the first parts, in the
     repository."""
