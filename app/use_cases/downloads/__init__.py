@@ -1,1 +1,4 @@
-"""Decisions about models that are fetched by name: what a name means, which files, how fast, and is there room."""
+"""Models of Hugging Face repositories: which files a name means, which belong together, what a plan says. Pure.
+
+The catalogue names what is in the cache by the same functions, so that a model has one name before and after.
+"""
