@@ -15,6 +15,7 @@ from app.commands.completion import completion_command
 from app.commands.convert_config import convert_config
 from app.commands.doctor import doctor
 from app.commands.downloads.pull import pull_command
+from app.commands.downloads.remove import remove_command
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.install_service import install_service
@@ -119,6 +120,7 @@ for command in (
     unload_command,
     pin_command,
     unpin_command,
+    remove_command,
     run_command,
 ):
     main.add_command(command)
