@@ -50,6 +50,7 @@ class Model:
     replicas: Replicas = field(default_factory=Replicas)
     requests: RequestRules = field(default_factory=RequestRules)
     variants: Mapping[str, RequestRules] = field(default_factory=dict)  # further names; their rules, with `requests`
+    repo: str = ""  # of its entry: "user/repo:QUANT", where its files are or would be downloaded from
     variant: str = ""  # the one whose name it was found by
     media: frozenset[Media] = frozenset()  # what its projector takes
     source: ModelSource = ModelSource.FILE

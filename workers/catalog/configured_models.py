@@ -160,10 +160,11 @@ def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> 
             problem=str(error),
             ttl_seconds=entry.ttl_seconds,
             constraints=entry.constraints,
+            repo=entry.repo or "",
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.constraints)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
-    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas, repo=entry.repo or ""), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: PlacementConstraints) -> Model:
