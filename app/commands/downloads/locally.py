@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.commands.options import exit_wrong_use, read_settings
+from app.commands.options import exit_no, exit_wrong_use, read_settings
 from app.entities.download import DownloadState
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Locally:
         return f"{self._why}: {folder}" if self._why else folder
 
     def plan(self, name: str) -> Mapping[str, Any]:
-        raise NotImplementedError
+        exit_no(f"the quants of {name} are planned by a running service: start it with `llama-smart-proxy serve`")
 
     def pull(self, name: str) -> Iterator[Mapping[str, Any]]:
         from app.errors import ProxyError
