@@ -39,7 +39,7 @@ class Locally:
         from app.errors import ProxyError
         from app.use_cases.reporting.downloads import download_report
 
-        wanted = repository_name(name)
+        wanted = parsed_name(name)
         download = self._downloads.start(wanted)
         yield download_report(download)
         while download.is_running:
@@ -54,7 +54,7 @@ class Locally:
         return True
 
 
-def repository_name(name: str) -> RepositoryName:
+def parsed_name(name: str) -> RepositoryName:
     """The command ends if it is no name of a repository."""
     from app.use_cases.downloads.names import InvalidName, parse_name
 
