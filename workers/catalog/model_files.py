@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from app.entities.gguf import FileKind
 from app.entities.gguf_names import family, file_stem, parse_part_name, part_path, quantization
 from app.entities.model import ModelSource
+from app.entities.request_rules import SYSTEM_PROMPT, RequestRules
 from workers.catalog.gguf_files import GgufFile
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
@@ -32,6 +33,7 @@ class ModelFiles:
     projector: GgufFile | None = None
     source: ModelSource = ModelSource.FILE
     adapters: tuple[str, ...] = ()  # paths of LoRA adapters that belong to it
+    requests: RequestRules = field(default_factory=RequestRules)  # what came with it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 
     @property
@@ -50,8 +52,13 @@ class ModelFiles:
 
     @property
     def identity(self) -> object:
-        """Equal for equal files, even through different links, that are loaded with the same adapters."""
-        return self.parts[0].identity or self.path, self.adapters
+        """Equal for equal files, even through different links, that are loaded with the same adapters and answer with
+        the same system prompt."""
+        return self.parts[0].identity or self.path, self.adapters, self.system_prompt
+
+    @property
+    def system_prompt(self) -> str:
+        return str(self.requests.default.get(SYSTEM_PROMPT, ""))
 
     @property
     def stamp(self) -> tuple[tuple[int, int], ...]:
@@ -64,6 +71,15 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A model of the same files, for whose requests other rules came with it."""
+
+    name: str
+    other_names: tuple[str, ...]
+    requests: RequestRules
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveredModel:
     """A model on disk, and its possible names."""
 
@@ -71,6 +87,7 @@ class DiscoveredModel:
     names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
     aliases: tuple[str, ...] = ()  # names that the same file would have been listed under in other places
+    variants: tuple[Variant, ...] = ()  # the same with other rules for requests
     folded_names: tuple[str, ...] = ()  # further names, folded, which any spelling of them matches
 
 
