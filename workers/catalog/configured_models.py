@@ -12,10 +12,11 @@ from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
+from app.use_cases.downloads.model_names import DEFAULT_QUANTIZATION
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
+from workers.catalog.hub_cache import companion_in_cache, is_being_fetched
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
 
