@@ -15,6 +15,7 @@ import pytest
 from app.entities.download import DownloadState
 from app.entities.repository import Repository, RepositoryFile, RepositoryName
 from app.errors import DownloadFailed, Draining, Overloaded
+from app.use_cases.downloads.choice import choose_model
 from tests.helpers.hub_server import HubServer
 from workers.downloads.downloader import Downloader
 from workers.downloads.found_model import FoundModel
@@ -43,16 +44,21 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def listed(hub: HubServer, *paths: str) -> FoundModel:
+def listed(hub: HubServer, repo: str = REPO) -> FoundModel:
     """What the server lists, without asking it."""
-    repo = hub.repos[REPO]
-    files = tuple(RepositoryFile(path, repo.files[path].size, repo.files[path].sha256) for path in paths)
-    return FoundModel(str(NAME), Repository(REPO, repo.revision, files), files)
+    repository = hub.repos[repo]
+    files = tuple(RepositoryFile(path, each.size, each.sha256) for path, each in repository.files.items())
+    found = Repository(repo, repository.revision, files)
+    return FoundModel(found, choose_model(found, RepositoryName(repo)))
 
 
-def downloads(hub: HubServer, cache: Path, *paths: str, **options: object) -> Downloader:
-    found = listed(hub, *(paths or (FILE,)))
-    arguments = {"find": lambda name: found, "check": lambda found: None, "completed": lambda: None, "reserve_bytes": 0}
+def downloads(hub: HubServer, cache: Path, **options: object) -> Downloader:
+    arguments = {
+        "find": lambda name: listed(hub),
+        "check": lambda found: None,
+        "completed": lambda: None,
+        "reserve_bytes": 0,
+    }
     return Downloader(lambda: cache, **arguments | options)  # type: ignore[arg-type]
 
 
@@ -203,7 +209,7 @@ def test_a_shutdown_stops_the_process_and_starts_no_other(hub: HubServer, cache:
 
 def test_a_flood_of_pulls_is_rejected(hub: HubServer, cache: Path) -> None:
     answers = threading.Event()
-    with closing(downloads(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub, FILE))) as found:
+    with closing(downloads(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub))) as found:
         with pytest.raises(Overloaded, match="4 models are being downloaded"):
             for number in range(5):
                 found.start(RepositoryName(f"org/model-{number}"))
@@ -216,7 +222,7 @@ def test_the_files_of_a_model_appear_together(hub: HubServer, cache: Path) -> No
     parts = ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"]
     hub.add(REPO, {parts[0]: os.urandom(MIB), parts[1]: os.urandom(MIB)})
     hub.hold(parts[1], after=1000)
-    with closing(downloads(hub, cache, *parts)) as found:
+    with closing(downloads(hub, cache)) as found:
         found.start(NAME)
         until(lambda: found.all[0].file == parts[1])
         assert not snapshot_file(cache, hub, parts[0]).exists()
