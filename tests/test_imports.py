@@ -119,7 +119,7 @@ WORKERS = {
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/server"},
-    "workers/engine_builds": {"workers/engine"},
+    "workers/engine_builds": {"workers/engine", "workers/server"},
     "workers/engine_metrics": set(),
     "workers/installation": set(),
     "workers/diagnosis": {"workers/catalog", "workers/engine", "workers/gpu"},
