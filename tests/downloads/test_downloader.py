@@ -185,3 +185,22 @@ def test_the_files_of_a_model_appear_together(hub: HubServer, cache: Path) -> No
         hub.release()
         pull(found)
     assert all(snapshot_file(cache, hub, part).stat().st_size == MIB for part in parts)
+
+
+def test_a_revision_that_leaves_the_files_of_a_model_as_they_are_changes_nothing(hub: HubServer, cache: Path) -> None:
+    """Its path would change, and a loaded model be loaded again."""
+    with closing(downloader(hub, cache)) as found:
+        pull(found)
+        before = snapshot_file(cache, hub)
+        hub.add(REPO, {FILE: DATA, "README.md": "new"})
+        pull(found)
+        assert before.exists() and not snapshot_file(cache, hub).exists()
+
+
+def test_a_file_that_a_new_revision_has_too_is_linked_not_fetched(hub: HubServer, cache: Path) -> None:
+    with closing(downloader(hub, cache)) as found:
+        pull(found)
+        hub.add(REPO, {FILE: DATA, "mmproj-F16.gguf": os.urandom(1000)})
+        pull(found)
+    assert snapshot_file(cache, hub).read_bytes() == DATA
+    assert hub.bytes_served() == len(DATA) + 1000
