@@ -87,6 +87,21 @@ class RepositoryFolder:
         except PermissionError:  # a file system without links: there the snapshot has the file itself
             blob.replace(pointer)
 
+    @property
+    def main(self) -> str:
+        """The current commit; "" if there is none."""
+        try:
+            return (self.path / "refs" / "main").read_text(errors="replace")[:80].strip()
+        except OSError:
+            return ""
+
+    def is_current(self, etag: str, path: str) -> bool:
+        """Whether this is what the current snapshot has at that path."""
+        if not _COMMIT.fullmatch(self.main):
+            return False
+        pointer = self.pointer(self.main, path)
+        return pointer.is_symlink() and pointer.exists() and os.path.basename(os.readlink(pointer)) == etag
+
     def set_main(self, commit: str) -> None:
         """Make a commit the current one. Raises OSError."""
         ref = self.path / "refs" / "main"

@@ -64,9 +64,8 @@ class DeletesLocally:
         return model.name, model.size_bytes
 
     def delete(self, name: str) -> int:
-        from workers.build_downloads import build_downloads
-
         from app.errors import NotSupported
+        from workers.build_downloads import build_downloads
 
         model = self._model(name)
         others = [each for each in self._catalog.models() if each.name != model.name]
