@@ -115,6 +115,7 @@ WORKERS = {
     "workers/clients": set(),
     "workers/gpu": set(),
     "workers/catalog": {"workers/gguf"},
+    "workers/downloads": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/server"},
