@@ -86,6 +86,8 @@ class Manifest:
     model: str
     projectors: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    parameters: str = ""  # "": none
+    system_prompt: str = ""
 
 
 def parse_manifest(data: bytes) -> Manifest | str | None:
@@ -104,8 +106,12 @@ def parse_manifest(data: bytes) -> Manifest | str | None:
     def blobs(kind: str) -> tuple[str, ...]:
         return tuple(_blob_name(layer) for media_type, layer in layers if media_type == _LAYER + kind)
 
-    models = blobs("model")
-    return Manifest(models[-1], blobs("projector"), blobs("adapter")) if models else None
+    def last_blob(kind: str) -> str:
+        return next(reversed(blobs(kind)), "")
+
+    if not (model := last_blob("model")):
+        return None
+    return Manifest(model, blobs("projector"), blobs("adapter"), last_blob("params"), last_blob("system"))
 
 
 def _best_of(manifests: object) -> str | None:

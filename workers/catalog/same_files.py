@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import reduce
 
 from app.entities.model import ModelSource
-from workers.catalog.model_files import DiscoveredModel
+from workers.catalog.model_files import DiscoveredModel, Variant
 
 
 def group_same_files(found: Iterable[DiscoveredModel]) -> list[list[DiscoveredModel]]:
@@ -32,7 +32,8 @@ def group_same_files(found: Iterable[DiscoveredModel]) -> list[list[DiscoveredMo
 
 
 def merge_same_files(group: Sequence[DiscoveredModel]) -> DiscoveredModel:
-    """The model that was found first, with the names of the others as aliases."""
+    """The model that was found first, with the names of the others as aliases, or as variants where other parameters
+    came with the file."""
     return reduce(_merge, group)
 
 
@@ -64,9 +65,12 @@ def _merge(first: DiscoveredModel, other: DiscoveredModel) -> DiscoveredModel:
     files = first.files
     if files.projector is None and other.files.projector is not None:
         files = replace(files, projector=other.files.projector, unfit_projector=None)
+    first = replace(first, files=files)
+    if other.files.requests != first.files.requests:
+        variant = Variant(other.names[0], (*other.names[1:], *other.other_names), other.files.requests)
+        return replace(first, variants=(*first.variants, variant))
     return replace(
         first,
-        files=files,
         aliases=tuple(dict.fromkeys(name for name in (*first.aliases, other.names[0]) if name != first.names[0])),
         other_names=(*first.other_names, *other.names, *other.other_names),
         folded_names=(*first.folded_names, *other.folded_names),

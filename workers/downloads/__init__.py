@@ -1,2 +1,1 @@
-"""Models fetched from Hugging Face repositories: what a repository has, what the headers of its files say, and the
-downloads into the shared cache."""
+"""Models of Hugging Face repositories: what a repository has, and fetching it into the Hugging Face cache."""
