@@ -112,16 +112,16 @@ def _retry_after(response: httpx2.Response) -> float:
 
 def _repository(repo: str, said: Mapping[str, Any]) -> Repository:
     """Raises ValueError, TypeError, KeyError and AttributeError for what the hub does not say so."""
-    siblings = said["siblings"]
-    if len(siblings) > MAX_FILES:
-        raise ValueError(f"it has {len(siblings)} files")
+    files = said["siblings"]
+    if len(files) > MAX_FILES:
+        raise ValueError(f"it has {len(files)} files")
     revision = said["sha"]
     if not _is_hash(revision, COMMIT_LENGTH):
         raise ValueError("it names no commit")
     # The repository's own spelling of its name: huggingface.co finds it in any case, and folders are named by it.
     name = said.get("id")
     is_same = isinstance(name, str) and name.lower() == repo.lower()
-    return Repository(str(name) if is_same else repo, revision, tuple(filter(None, map(_file, siblings))))
+    return Repository(str(name) if is_same else repo, revision, tuple(filter(None, map(_file, files))))
 
 
 def _is_hash(given: object, length: int) -> bool:
