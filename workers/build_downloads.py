@@ -18,6 +18,6 @@ def build_downloads(settings: Callable[[], Settings], completed: Callable[[], No
 
 def _find(name: RepositoryName) -> FoundModel:
     from workers.downloads.hub import Hub  # imports huggingface_hub: 20 MiB, only for who downloads
-    from workers.downloads.search import find_model
+    from workers.downloads.search import search_model
 
-    return find_model(Hub(), name)
+    return search_model(Hub(), name)

@@ -9,7 +9,7 @@ from workers.downloads.found_model import FoundModel
 from workers.downloads.hub import Hub
 
 
-def find_model(hub: Hub, name: RepositoryName) -> FoundModel:
+def search_model(hub: Hub, name: RepositoryName) -> FoundModel:
     """Raises ModelNotFound, which says what the repository has, and DownloadFailed."""
     repository = hub.repository(name.repo)
     try:
