@@ -58,8 +58,8 @@ def _is_same(group: Sequence[DiscoveredModel], model: DiscoveredModel, mark: obj
 
 def merge_same_files(group: Sequence[DiscoveredModel]) -> DiscoveredModel:
     """The model that was found first, with the names of the others as aliases, or as variants where other parameters
-    came with the file."""
-    return reduce(_merge, group)
+    came with the file. One with a system prompt was made of the others."""
+    return reduce(_merge, sorted(group, key=lambda model: bool(model.files.system_prompt)))
 
 
 def _merge(first: DiscoveredModel, other: DiscoveredModel) -> DiscoveredModel:
