@@ -26,12 +26,12 @@ def find_updates(
             continue
         repo = files[0].repo
         if repo not in found:
-            found[repo] = _asked(repository_of, repo)
+            found[repo] = _repository_or_error(repository_of, repo)
         updates.append(_update_of(model.name, files, found[repo]))
     return tuple(updates)
 
 
-def _asked(repository_of: Callable[[str], Repository], repo: str) -> Repository | ProxyError:
+def _repository_or_error(repository_of: Callable[[str], Repository], repo: str) -> Repository | ProxyError:
     try:
         return repository_of(repo)
     except ProxyError as error:
