@@ -18,7 +18,7 @@ from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
 from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
-from workers.downloads.removal import delete_from_cache
+from workers.downloads.removal import delete_from_cache, delete_partial_files
 from workers.downloads.task import Canceled, DownloadTask
 from workers.downloads.transfer_process import Job
 
@@ -95,7 +95,14 @@ class Downloader:
         return task is not None and task.cancel()
 
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
-        return delete_from_cache(self._folder(), model, unused_by)
+        cache = self._folder()
+        for task in self._tasks:
+            if folded(model.name) in task.names:
+                task.cancel()
+        return delete_from_cache(cache, model, unused_by)
+
+    def discard(self, name: RepositoryName) -> int:
+        return delete_partial_files(self._folder(), name.repo)
 
     def begin_drain(self) -> None:
         """Start no more of them. Those that run go on until `close`."""
@@ -148,22 +155,23 @@ class Downloader:
     def _fetch(self, task: DownloadTask) -> None:
         cache, began = self._folder(), time.monotonic()
         found = self._find(task.name)
-        if self._has_joined(task, found):
+        model, repository = found.model, found.repository
+        if self._has_joined(task, model.name):
             return
-        job = Job(cache, found.repository, found.files, self._reserve_bytes)
-        task.update(model=found.name, total_bytes=found.size_bytes, done_bytes=(present := present_bytes(job)))
-        if present < found.size_bytes:
+        job = Job(cache, repository, model.files, self._reserve_bytes)
+        task.update(model=model.name, total_bytes=model.size_bytes, done_bytes=(present := present_bytes(job)))
+        if present < model.size_bytes:
             self._check(found)
-            self._check_space(task, found.size_bytes - present, cache)
-        log.info("download model=%s revision=%s bytes=%d", found.name, found.repository.revision, found.size_bytes)
+            self._check_space(task, model.size_bytes - present, cache)
+        log.info("download model=%s revision=%s bytes=%d", model.name, repository.revision, model.size_bytes)
         transfer(task, job)
         self._completed()
         if task.end(DownloadState.COMPLETE):
-            log.info("download complete model=%s seconds=%.0f", found.name, time.monotonic() - began)
+            log.info("download complete model=%s seconds=%.0f", model.name, time.monotonic() - began)
 
-    def _has_joined(self, task: DownloadTask, found: FoundModel) -> bool:
+    def _has_joined(self, task: DownloadTask, model: str) -> bool:
         """Whether the same model is being fetched under another name: its download then is that of this name, too."""
-        names = task.names | {folded(found.name)}
+        names = task.names | {folded(model)}
         with self._changed:
             others = [each for each in self._tasks if each is not task and each.is_running and each.names & names]
             (others[0] if others else task).names |= names
