@@ -32,3 +32,7 @@ class Downloads(Protocol):
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
         """Delete the files of a model from the Hugging Face cache, except those that other models of `unused_by` have
         too; returns the bytes that became free. Raises NotSupported for a model of another folder."""
+
+    def discard(self, name: RepositoryName) -> int:
+        """Delete what unfinished downloads of the repository left, except those that run; returns the bytes that became
+        free."""

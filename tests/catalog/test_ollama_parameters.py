@@ -89,12 +89,12 @@ def test_a_model_made_of_another_one_is_a_variant_of_it(tmp_path: Path):
     """One llama-server serves both, and loads the weights once."""
     for name in ("llama3.2/3b", "llama3.2/latest"):
         a_model(tmp_path, name)
-    a_model(tmp_path, "mario/latest", system="You are Mario.")
+    a_model(tmp_path, "a-mario/latest", system="You are Mario.")
     found = catalog(tmp_path)
     [model] = found.models()
     assert (model.name, model.aliases, model.rules) == ("llama3.2:3b", ("llama3.2",), RULES)
-    assert model.variants == {"mario": MARIO}
-    for name in ("mario", "mario:latest", "Mario", "library/mario"):
+    assert model.variants == {"a-mario": MARIO}
+    for name in ("a-mario", "a-mario:latest", "A-Mario", "library/a-mario"):
         assert (found.find(name).name, found.find(name).rules) == ("llama3.2:3b", MARIO)
 
 

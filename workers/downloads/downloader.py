@@ -18,7 +18,7 @@ from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
 from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
-from workers.downloads.removal import delete_from_cache
+from workers.downloads.removal import delete_from_cache, delete_partial_files
 from workers.downloads.task import Canceled, DownloadTask
 from workers.downloads.transfer_process import Job
 
@@ -95,7 +95,14 @@ class Downloader:
         return task is not None and task.cancel()
 
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
-        return delete_from_cache(self._folder(), model, unused_by)
+        cache = self._folder()
+        for task in self._tasks:
+            if folded(model.name) in task.names:
+                task.cancel()
+        return delete_from_cache(cache, model, unused_by)
+
+    def discard(self, name: RepositoryName) -> int:
+        return delete_partial_files(self._folder(), name.repo)
 
     def begin_drain(self) -> None:
         """Start no more of them. Those that run go on until `close`."""
