@@ -99,8 +99,11 @@ def _delete_remains(request: IncomingRequest, name: str) -> int:
 
 
 def delete_model(request: IncomingRequest, name: str) -> int:
-    """Delete the files of a model from the Hugging Face cache, then unload it; returns the bytes that become free. A
-    download that runs is canceled instead; what one left that has ended is deleted. Raises ModelNotFound, and NotSupported for a model that is elsewhere."""
+    """Delete the files of a model from the Hugging Face cache, then unload it; returns the bytes that become free.
+
+    A download that runs is canceled instead; what one left that has ended is deleted. Raises ModelNotFound, and
+    NotSupported for a model that is elsewhere.
+    """
     services = request.services
     if cancel_download(request, name):
         return 0
