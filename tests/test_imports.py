@@ -115,7 +115,7 @@ WORKERS = {
     "workers/clients": set(),
     "workers/gpu": set(),
     "workers/catalog": {"workers/gguf"},
-    "workers/downloads": set(),
+    "workers/downloads": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/server"},

@@ -17,6 +17,7 @@ def build_downloads(settings: Callable[[], Settings], completed: Callable[[], No
 
 
 def _find(name: RepositoryName) -> FoundModel:
-    from workers.downloads.plain_search import find_plainly  # imports huggingface_hub: 20 MiB, only for who downloads
+    from workers.downloads.hub import Hub  # imports huggingface_hub: 20 MiB, only for who downloads
+    from workers.downloads.search import search_model
 
-    return find_plainly(name)
+    return search_model(Hub(), name)
