@@ -154,7 +154,10 @@ def test_a_killed_process_is_said_and_the_next_try_goes_on(hub: HubServer, cache
     assert snapshot_file(cache, hub).read_bytes() == DATA
 
 
-def test_the_process_ends_with_a_service_that_is_killed(hub: HubServer, cache: Path) -> None:
+def test_the_process_ends_with_a_service_that_is_killed(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "100")  # then it would notice by itself
     hub.add(REPO, {FILE: DATA})
     hub.hold(FILE, after=MIB)
     job = Job(cache, (found := listed(hub)).repository, found.model.files, reserve_bytes=0)
