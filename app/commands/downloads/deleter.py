@@ -64,13 +64,15 @@ class DeletesLocally:
         return model.name, model.size_bytes
 
     def delete(self, name: str) -> int:
+        from app.commands.downloads.local_machine import LocalMachine
         from app.errors import NotSupported
         from workers.build_downloads import build_downloads
 
         model = self._model(name)
         others = [each for each in self._catalog.models() if each.name != model.name]
         try:
-            return build_downloads(lambda: self._settings, lambda: None).remove(model, others)
+            downloads = build_downloads(lambda: self._settings, lambda: None, LocalMachine(self._settings))
+            return downloads.remove(model, others)
         except NotSupported as error:
             exit_no(str(error))
 
