@@ -87,7 +87,7 @@ test-docs: install
 # The commands that draw or ask, in a terminal of tmux.
 test-terminal: install
 	@if command -v tmux >/dev/null; then \
-	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
+	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_terminal_downloads.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
 
 # The documents as a site, in build/site. A link that leads nowhere is an error.
 docs: build/site-tools/installed

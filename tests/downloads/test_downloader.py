@@ -104,7 +104,10 @@ def test_a_rate_limit_is_waited_for(hub: HubServer, cache: Path) -> None:
     hub.fail(429, path=FILE, times=1, headers={"Retry-After": "1"})
     with closing(downloader(hub, cache)) as found:
         began = time.monotonic()
-        pull(found)
+        found.start(NAME)
+        until(lambda: found.all[0].problem)
+        assert found.all[0].problem == "the server answered 429; trying again in 1 s"
+        assert pull(found).problem == ""
     assert time.monotonic() - began > 1
 
 

@@ -138,6 +138,13 @@ def test_a_killed_process_is_said_and_the_next_try_goes_on(hub: HubServer, cache
     assert snapshot_file(cache, hub).read_bytes() == DATA
 
 
+def test_a_cache_that_may_not_be_written_is_named(hub: HubServer, small_disk: Path) -> None:
+    hub.add(REPO, {FILE: DATA[:MIB]})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    problem = failure(hub, small_disk)
+    assert f"{small_disk}/" in problem and "may not be written (Read-only file system); set HF_HOME" in problem
+
+
 @pytest.mark.parametrize("path", ["../../../escaped-Q4_K_M.gguf", "/tmp/escaped-Q4_K_M.gguf"])
 def test_a_server_cannot_write_outside_the_cache(hub: HubServer, cache: Path, path: str) -> None:
     hub.add(REPO, {path: DATA})

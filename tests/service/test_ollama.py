@@ -161,6 +161,8 @@ def test_a_model_that_ollama_has_fetched_answers_under_its_name(client: ollama.C
     assert (plain.model, plain.eval_count, polite.eval_count) == ("pulled:1b", 3, 3)
     assert polite.prompt_eval_count and plain.prompt_eval_count
     assert polite.prompt_eval_count > plain.prompt_eval_count + 5, "its system prompt is part of it"
+    plans = {each["id"]: each["source"] for each in service.get("/plan").json()["models"]}
+    assert plans == {"demo": "file", "vectors": "file", "plain": "file", "pulled:1b": "ollama"}
     entry = service.get("/v1/models/polite").json()
     assert (entry["source"], entry["parent"], entry["status"]["value"]) == ("ollama", "pulled:1b", "loaded")
 

@@ -144,6 +144,8 @@ class Downloader:
             self._fail(task, error)
         except InvalidAnswer as error:
             self._fail(task, DownloadFailed(str(error)))
+        except OSError as error:
+            self._fail(task, DownloadFailed(f"{task.name} cannot be fetched: {error}"))
         except Exception as error:  # a bug: nobody would wait for it any longer
             log.exception("the download of %s failed", task.download.model)
             self._fail(task, DownloadFailed(f"{type(error).__name__}: {error}"))

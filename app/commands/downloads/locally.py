@@ -30,8 +30,9 @@ class Locally:
     def note(self) -> str:
         from workers.build_catalog import hugging_face_cache
 
-        folder = f"fetching into {hugging_face_cache(self._settings)}"
-        return f"{self._why}: {folder}" if self._why else folder
+        if (cache := hugging_face_cache(self._settings)) is None:
+            exit_no("catalog.hugging_face.cache is off: there is no place to fetch it into")
+        return f"{self._why}: fetching into {cache}" if self._why else f"fetching into {cache}"
 
     def plan(self, name: str) -> Mapping[str, Any]:
         from app.errors import ProxyError
@@ -46,7 +47,8 @@ class Locally:
         from app.errors import ProxyError
         from app.use_cases.reporting.downloads import download_report
 
-        wanted = parsed_name(name)
+        configured = self._settings.models.get(name)
+        wanted = parsed_name(configured.repo if configured and configured.repo else name)
         download = self._downloads.start(wanted)
         yield download_report(download)
         while download.is_running:
