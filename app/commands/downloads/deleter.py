@@ -59,11 +59,12 @@ class DeletesLocally:
     """In the cache that the settings name, of the models that a service with them would have."""
 
     def __init__(self) -> None:
+        from app.commands.downloads.local_machine import LocalMachine
         from workers.build_catalog import build_catalog, hugging_face_cache
         from workers.build_downloads import build_downloads
 
         settings = read_settings(None)
-        self._downloads = build_downloads(lambda: settings, lambda: None)
+        self._downloads = build_downloads(lambda: settings, lambda: None, LocalMachine(settings))
         self._models = build_catalog(settings)
         self.place = str(hugging_face_cache(settings))
 
