@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flask import current_app
 
+from app.entities.download_policy import DownloadPolicy
 from app.entities.key import ApiKey
 from app.entities.launch import EngineFacts
 from app.entities.media_urls import DATA_ONLY, MediaUrls
@@ -16,6 +17,7 @@ from app.ports import (
     Agent,
     Bodies,
     Clients,
+    Downloads,
     EngineLoads,
     Logs,
     Metrics,
@@ -73,6 +75,7 @@ class RequestSettings:
     default_model: str | None = None  # of requests that name none
     list_aliases: bool = False  # /v1/models has them as ids
     public_url: str | None = None  # the service's URL as browsers know it, if the Host header is another
+    download_policy: DownloadPolicy = field(default_factory=DownloadPolicy)  # which models a request may have fetched
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 
@@ -82,6 +85,7 @@ class Services:
     change; nothing else changes."""
 
     catalog: ModelCatalog
+    downloads: Downloads
     store: Snapshots
     configuration: Reloader
     pool: ServerPool

@@ -49,6 +49,7 @@ def build_request_settings(settings: Settings) -> RequestSettings:
         default_model=settings.catalog.default_model,
         list_aliases=settings.catalog.list_aliases,
         public_url=server.public_url,
+        download_policy=settings.catalog.hugging_face.policy(),
         loading_comments=scheduling.loading_comments,
     )
 

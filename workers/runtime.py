@@ -24,6 +24,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
+from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
 from workers.builders import build_engine_reader, build_relay, build_spawn, gpus_at_start
@@ -77,6 +78,9 @@ class Runtime:
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
         self._needs = EstimateSource(self._files.history, engine.refresh, shapes, lambda: self._store.gpus)
+        self._plans = Plans(self._store, self._needs.placement_request, read_memory)
+        machine = ServiceMachine(lambda: self._settings, self._needs, self._plans)
+        self._downloads = build_downloads(lambda: self._settings, self._catalog.reload, machine)
         self._clients = ClientWatcher()
         self._access_log = AccessLog(self._files.logs.access_lines)
         self._activity = Activity()
@@ -107,10 +111,11 @@ class Runtime:
         server, request_of = self._settings.server, self._needs.placement_request
         return Services(
             catalog=self._catalog,
+            downloads=self._downloads,
             store=self._store,
             configuration=self._reload,
             pool=self._pool,
-            plans=Plans(self._store, request_of, read_memory),
+            plans=self._plans,
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,
@@ -219,6 +224,7 @@ class Runtime:
     def begin_drain(self) -> None:
         """Reject waiting and new requests; running streams continue."""
         self._pool.post(ev.Drain(time.monotonic()))
+        self._downloads.begin_drain()
 
     def wait_drained(self, timeout: float) -> bool:
         """Wait until the last running request has ended; False if `timeout` seconds were not enough."""
@@ -226,6 +232,7 @@ class Runtime:
 
     def close(self, timeout: float) -> None:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
+        self._downloads.close()
         self._pool.post(ev.Close(time.monotonic()))
         if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
             self._files.records.end()

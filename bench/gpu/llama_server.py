@@ -17,8 +17,8 @@ from typing import Any
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.use_cases.launch.command_line import BUFFERS_LOGGED, launch_plan
-from bench.gpu.stopping import Deadline, OutOfTime
 from workers.engine.probe_process import engine_environment
+from workers.engine_builds.stopping import Deadline, OutOfTime
 from workers.measurement.memory_report import EngineReport
 from workers.server.child_process import free_port, popen, signal_group
 from workers.server.log import ServerLog, error_lines

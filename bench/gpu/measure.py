@@ -19,7 +19,7 @@ from bench.gpu.llama_server import MeasuredServer, StartFailed
 from bench.gpu.ram import resident_bytes
 from bench.gpu.results import Row
 from bench.gpu.shapes import Shape
-from bench.gpu.stopping import Deadline
+from workers.engine_builds.stopping import Deadline
 from workers.gguf.header import read_header
 
 RELEASE_TIMEOUT_SECONDS = 10.0  # how long releasing memory may take

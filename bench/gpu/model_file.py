@@ -16,7 +16,7 @@ from app.entities.gguf import GgufHeader, Value
 from app.errors import InvalidModelFile
 from bench.gpu.random_weights import pieces
 from bench.gpu.shapes import MAX_ALIGNED, VOCABULARY, Shape
-from bench.gpu.stopping import Deadline
+from workers.engine_builds.stopping import Deadline
 from workers.gguf.constants import TENSOR_TYPES
 from workers.gguf.header import read_header
 

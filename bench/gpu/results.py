@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.stopping import CannotContinue
+from workers.engine_builds.stopping import CannotContinue
 
 Row = dict[str, Any]
 _OF_ONE_KIND = ("kind", "gpu", "driver", "engine", "llama_cpp")  # rows that differ in these are never in the same file

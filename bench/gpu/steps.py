@@ -22,8 +22,8 @@ from bench.gpu.plan import planned
 from bench.gpu.results import Results, Row, folder_name
 from bench.gpu.shapes import Shape
 from bench.gpu.stock import Stock
-from bench.gpu.stopping import CannotContinue, Deadline, OutOfTime
 from bench.gpu.table import MIB, items, summary, table
+from workers.engine_builds.stopping import CannotContinue, Deadline, OutOfTime
 from workers.measurement.gpu_overheads import measured_overheads
 
 

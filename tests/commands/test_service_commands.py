@@ -76,6 +76,19 @@ def test_a_followed_log_goes_on_and_ends_with_its_reader(unloaded: Service):
         assert follow.wait(20) == 0
 
 
+def test_a_model_is_pinned_and_unpinned(unloaded: Service):
+    pinned = run(unloaded, "pin", "demo").stdout.splitlines()
+    assert pinned == [
+        "pinned demo until the service restarts",
+        "it is not loaded; load it:  llama-smart-proxy load demo",
+    ]
+    run(unloaded, "load", "demo")
+    assert json_of(unloaded, "pin", "demo") == {"model": "demo", "pinned": True}
+    assert run(unloaded, "ps").stdout.splitlines()[1].endswith("pinned")
+    assert run(unloaded, "unpin", "demo").stdout == "unpinned demo\n"
+    assert "pinned" not in run(unloaded, "ps").stdout
+
+
 def test_all_models_are_unloaded(unloaded: Service):
     assert run(unloaded, "unload", "--all").stdout == "no model is loaded\n"
     run(unloaded, "load", "demo")
@@ -103,11 +116,18 @@ def test_a_model_is_shown_in_full(service: Service):
     assert lines[-1] == "chat with it:  llama-smart-proxy run demo"
 
 
-@pytest.mark.parametrize("command", ["load", "unload", "show", "run", "decisions"])
+@pytest.mark.parametrize("command", ["load", "unload", "pin", "unpin", "show", "run", "decisions"])
 def test_a_mistyped_model_is_answered_with_a_similar_name(service: Service, command: str):
     result = run(service, command, "dmo", text="Hello!")
     assert result.exit_code == 1
     assert result.stderr == "model 'dmo' not found; did you mean demo? `llama-smart-proxy models` lists them\n"
+
+
+@pytest.mark.parametrize("command", ["load", "show", "run"])
+def test_a_model_that_can_be_fetched_is_answered_with_how(service: Service, command: str):
+    result = run(service, command, "hf.co/org/tiny-GGUF", text="Hello!")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("\nfetch it:  llama-smart-proxy pull org/tiny-GGUF\n")
 
 
 def test_stdout_has_the_answer_alone(service: Service):

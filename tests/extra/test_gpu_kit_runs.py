@@ -19,9 +19,9 @@ import pytest
 
 from bench.gpu.card import Card, Shown
 from bench.gpu.results import Results
-from bench.gpu.stopping import CannotContinue
 from tests.helpers import fake_pynvml
 from tests.helpers.builders import MIB
+from workers.engine_builds.stopping import CannotContinue
 
 pytestmark = pytest.mark.integration
 

@@ -10,6 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from app.entities.gguf_names import parse_part_name
 from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate, MemoryReading
 from app.entities.model import Model
@@ -25,7 +26,6 @@ from app.use_cases.scheduling.schedule import due_at, record_and_settle, step
 from app.use_cases.scheduling.steady import grant_or_release
 from tests.helpers.gguf_bytes import PROJECTOR, TINY, Info, Typed, a_file, a_header
 from workers.gguf.constants import ValueType
-from workers.gguf.file_names import parse_part_name
 from workers.gguf.header import read_header
 
 MIB = 1024**2

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic import ByteSize
 
+from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, AUTO_UBATCH, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
@@ -123,6 +124,17 @@ def test_on_and_off_are_strings(tmp_path):
     assert settings.defaults.flash_attn == "on"
     assert settings.catalog.hugging_face.cache == settings.models["m"].mmproj == "off"
     assert settings.engine.env == {"A": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("off", "off"), ("on", "on"), ("allow", "allow"), ("false", "off"), ("'on'", "on"), ("", "off")]
+)
+def test_what_requests_may_download_needs_no_quotes(tmp_path, text, value):
+    """YAML 1.1 reads an unquoted off as false."""
+    field = f"download: {text}, " if text else ""
+    settings = configured(tmp_path, f"catalog: {{hugging_face: {{{field}allow: ['ggml-org/*']}}}}")
+    assert settings.catalog.hugging_face.download == value
+    assert settings.catalog.hugging_face.policy() == DownloadPolicy(DownloadRule(value), ("ggml-org/*",))
 
 
 def test_null_in_the_environment_is_none(tmp_path):
@@ -238,6 +250,18 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ),
         ("catalog: {models_dirs: /models}", 'catalog.models_dirs: must be a list like ["one", "two"], not \'/models\''),
         ("catalog: {hugging_face: {cache: on}}", "catalog.hugging_face.cache: must be auto, off or a path"),
+        (
+            "catalog: {hugging_face: {download: ask}}",
+            "catalog.hugging_face.download: must be one of off, allow, on, not 'ask'",
+        ),
+        (
+            "catalog: {hugging_face: {download: on, cache: off}}",
+            "catalog.hugging_face: download: on needs the cache, which is where downloads go; cache is off",
+        ),
+        (
+            "catalog: {hugging_face: {allow: [ggml-org]}}",
+            "catalog.hugging_face.allow[0]: must be a repository, or a glob over repositories: user/repo, ggml-org/*",
+        ),
         ("models: {m: {path: a, repo: b/c}}", "models.m: path and repo exclude each other; remove one"),
         ("models: {a: {aliases: [a]}}", "models: 'a' has its own name among its aliases and variants; remove it"),
         ("models: {a: {aliases: [b, b]}}", "models: 'a' has 'b' twice among its aliases and variants; remove it"),

@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from app.entities.gguf_names import file_stem, parse_part_name
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
+from app.use_cases.downloads.model_names import DEFAULT_QUANTIZATION
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
+from workers.catalog.hub_cache import companion_in_cache, is_being_fetched
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
-from workers.gguf.file_names import file_stem, parse_part_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class FileResolver:
     ) -> None:
         self._bases = bases
         self._cache = cache
-        self._by_path = {part.path: model.files for model in found for part in model.files.parts}
+        plain = [model.files for model in found if not model.files.adapters]
+        self._by_path = {part.path: files for files in plain for part in files.parts}
         self._names = [model.names[0] for model in found]
         self._projectors = projectors
         in_cache = [model for model in reversed(found) if model.folded_names]  # reversed: the first keeps a key
@@ -109,7 +111,7 @@ class FileResolver:
     def _at(self, path: str) -> ModelFiles:
         """The model a file belongs to, discovered or not."""
         if path in self._by_path:
-            return self._by_path[path]
+            return replace(self._by_path[path], requests=RequestRules())  # the file alone: several models may have it
         for files in group_files([*files_in_same_folder(path, self._summaries), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files
@@ -159,10 +161,11 @@ def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> 
             problem=str(error),
             ttl_seconds=entry.ttl_seconds,
             constraints=entry.constraints,
+            repo=entry.repo or "",
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.constraints)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
-    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas, repo=entry.repo or ""), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: PlacementConstraints) -> Model:
@@ -170,8 +173,16 @@ def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: 
     if projector is not None:
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
-    media = projector.media if projector is not None else frozenset()
-    created = files.parts[0].mtime_ns // 10**9
+    if files.adapters:
+        launch = replace(launch, args=(*launch.args, *(arg for path in files.adapters for arg in ("--lora", path))))
     return Model(
-        name, files.path, size_bytes, created, launch, problem=files.problem, constraints=constraints, media=media
+        name,
+        files.path,
+        size_bytes,
+        created=files.parts[0].mtime_ns // 10**9,
+        launch=launch,
+        problem=files.problem,
+        constraints=constraints,
+        media=projector.media if projector is not None else frozenset(),
+        source=files.source,
     )

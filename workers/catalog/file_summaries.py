@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from app.entities.capabilities import Media
 from app.entities.gguf import FileKind, GgufHeader
+from app.entities.gguf_names import kind_by_name
 from app.errors import InvalidModelFile
 from app.use_cases.model_shape.embedding_width import model_width, projector_width
 from app.use_cases.model_shape.file_kind import file_kind, may_have_only_mtp_layers
 from app.use_cases.model_shape.header_facts import projector_media
-from workers.gguf.file_names import kind_by_name
 from workers.gguf.file_window import FileWindow, InvalidGguf, open_window
 from workers.gguf.first_bytes import HEADER, first_bytes_problem
 from workers.gguf.header import read_header

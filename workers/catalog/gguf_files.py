@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from app.entities.capabilities import Media
 from app.entities.gguf import FileKind
+from app.entities.gguf_names import kind_by_name, parse_part_name
 from workers.catalog.file_summaries import FileSummaries, FileSummary
 from workers.catalog.unfinished import finished_path, marker_of, unfinished_problem
-from workers.gguf.file_names import kind_by_name, parse_part_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class GgufFile:
     kind: FileKind = FileKind.MODEL
     width: int | None = None  # of its embeddings; None: unknown
     media: frozenset[Media] = frozenset()  # that a projector takes
+    sha256: str = ""  # of its content, where the name of its place tells it
 
     @property
     def name(self) -> str:

@@ -7,16 +7,19 @@ to a missing revision, and reads every file of every data set. A test compares t
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from app.entities.model_name import folded
+from app.entities.gguf_names import file_stem, parse_part_name
+from app.entities.model import ModelSource
+from app.use_cases.downloads.model_names import models_by_folded_name, names_to_list, order_in_repository
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
-from workers.gguf.file_names import file_stem, name_suffixes, quantization
+from workers.catalog.model_files import DiscoveredModel, group_files
 
-DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
@@ -27,11 +30,8 @@ def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> l
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
             files = _files(os.path.join(cache, folder), summaries, notes)
-            found += _repository_models(
-                repo,
-                group_files(sorted(files, key=lambda file: (file.name, file.relative_path)), notes, one_family=True),
-            )
-    return found
+            found += repository_models(repo, map(_with_digest, files), notes)
+    return [replace(model, files=replace(model.files, source=ModelSource.HUGGING_FACE)) for model in found]
 
 
 def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufFile | None:
@@ -52,51 +52,61 @@ def _folder_of(cache: str, repo: str) -> str:
     return os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"))
 
 
-def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
-    """The models of one repository, named by their quantization where it is unique."""
-    kinds = [quantization(model.name) for model in models]
-    count = Counter(kinds)
-    keys: dict[str, list[str]] = defaultdict(list)
-    for key, model in _folded_names(repo, models, kinds).items():
-        keys[model.path].append(key)
-    found = []
-    for model, kind in zip(models, kinds, strict=True):
-        by_file = (f"{repo}:{model.name}", f"{repo}:{file_stem(model.relative_path)}")
-        names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
-        found.append(DiscoveredModel(model, names, folded_names=tuple(keys[model.path])))
-    return found
-
-
-def _folded_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
-    """Folded names -> models. The more specific kind of name takes precedence, then the first model by name."""
-    keys: dict[str, ModelFiles] = {}
-    for model, kind in zip(models, kinds, strict=True):
-        keys.setdefault(folded(f"{repo}:{kind or model.name}"), model)
-    for model in models:
-        for file in (model.name, file_stem(model.relative_path), model.relative_path, os.path.basename(model.path)):
-            keys.setdefault(folded(f"{repo}:{file}"), model)
-    for model in models:
-        for variant in name_suffixes(model.name):
-            keys.setdefault(folded(f"{repo}:{variant}"), model)
-    if models:
-        default = keys.get(folded(f"{repo}:{DEFAULT_QUANTIZATION}"), models[0])
-        keys.setdefault(folded(repo), default)
-    return keys
+def repository_models(repo: str, files: Iterable[GgufFile], notes: list[str]) -> list[DiscoveredModel]:
+    """The models of one repository with their names. The files' paths are relative to it."""
+    in_order = sorted(files, key=lambda file: order_in_repository(file.relative_path))
+    models = group_files(in_order, notes, one_family=True)
+    paths = [model.relative_path for model in models]
+    keys: dict[int, list[str]] = defaultdict(list)
+    for key, index in models_by_folded_name(repo, paths).items():
+        keys[index].append(key)
+    listed = names_to_list(repo, paths)
+    return [
+        DiscoveredModel(model, names, folded_names=tuple(keys[index]))
+        for index, (model, names) in enumerate(zip(models, listed, strict=True))
+    ]
 
 
 def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
-    """The files of the current revision: the one in refs/main, else the one modified last."""
-    snapshots = os.path.join(folder, "snapshots")
-    revisions = _names_in(snapshots, notes)
-    main = _main_revision(folder)
-    chosen = [main] if main in revisions else revisions
-    found = [list(_complete_files(os.path.join(snapshots, revision), summaries, notes)) for revision in chosen]
-    return max(found, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
+    """The files of the current revision, which is that in refs/main, else the one modified last; and those that only an
+    earlier one has: to download one file of a repository that has changed does not take the others away."""
+    snapshots, main = os.path.join(folder, "snapshots"), _main_revision(folder)
+    revisions = {
+        revision: list(_complete_files(os.path.join(snapshots, revision), summaries, notes))
+        for revision in _names_in(snapshots, notes)
+    }
+    latest_first = sorted(revisions, key=lambda each: (each == main, _last_change(revisions[each])), reverse=True)
+    found: dict[str, list[GgufFile]] = {}
+    for revision in latest_first:
+        found = {**_by_part_set(revisions[revision]), **found}
+    return [file for files in found.values() for file in files]
+
+
+def _last_change(files: Iterable[GgufFile]) -> int:
+    return max((file.mtime_ns for file in files), default=0)
+
+
+def _by_part_set(files: Iterable[GgufFile]) -> dict[str, list[GgufFile]]:
+    """Parts of one model are of one revision."""
+    found: dict[str, list[GgufFile]] = defaultdict(list)
+    for file in files:
+        part = parse_part_name(file.relative_path)
+        found[f"{part[0]} of {part[2]}" if part else file.relative_path].append(file)
+    return found
 
 
 def _complete_files(snapshot: str, summaries: FileSummaries, notes: list[str]) -> Iterator[GgufFile]:
     """The files of a snapshot, without dangling links: those are incomplete downloads."""
     return (file for file in walk(snapshot, summaries, notes, set()) if not file.is_missing)
+
+
+def _with_digest(file: GgufFile) -> GgufFile:
+    """A large file's blob is named by its SHA-256, any other's by its git hash."""
+    try:
+        blob = os.path.basename(os.readlink(file.path))
+    except OSError:  # a copy, where links are not possible
+        return file
+    return replace(file, sha256=blob) if _SHA256.fullmatch(blob) else file
 
 
 def _main_revision(folder: str) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
 from app.entities.model import LATEST, Model
 from app.entities.model_name import folded, glob_pattern, is_glob, literal_length, similar_names
 from app.entities.placement import PlacementConstraints
+from app.entities.request_rules import RequestRules
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
+from workers.catalog.same_files import group_same_files, merge_same_files
 from workers.catalog.sources import Sources
 
 MAX_NAME_LENGTH = 512
@@ -61,7 +63,13 @@ class Listing:
             if lost := set(entry.aliases) - {*aliases, entry.name}:
                 self.notes.append(f"model {entry.name}: another model has its aliases {', '.join(sorted(lost))}")
             taken.update(aliases)
-            model = replace(model, aliases=aliases, requests=entry.requests, variants=entry.variants)
+            own = files.requests if files is not None else RequestRules()
+            model = replace(
+                model,
+                aliases=aliases,
+                requests=own.overridden_by(entry.requests),
+                variants={name: own.overridden_by(rules) for name, rules in entry.variants.items()},
+            )
             self.listed[entry.name] = model
             self.by_name |= dict.fromkeys((entry.name, *(alias for alias in aliases if not is_glob(alias))), model)
             self.by_name |= {variant: replace(model, variant=variant) for variant in entry.variants}
@@ -72,21 +80,41 @@ class Listing:
         self._globs.sort(key=lambda glob: -literal_length(glob[0]))
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
-        own_names = {model.files.path: name for name, model in listed_names(found).items()}
-        models = [
-            (discovered, self._model_for(discovered, own_names.get(discovered.files.path))) for discovered in found
-        ]
+        found = [model for group in group_same_files(found) for model in self._merged_unless_configured(group)]
+        listed = listed_names(found)
+        own_names = {id(model): name for name, model in listed.items()}
+        models = [(each, self._model_for(each, own_names.get(id(each)), listed)) for each in found]
         for discovered, model in models:
             if model is None:
                 continue
             for key in _usable_names((*discovered.names, *discovered.other_names)):
                 self.by_name.setdefault(key, model)
+            for each in discovered.variants:
+                if each.name in model.variants:
+                    self.by_name |= {
+                        key: self.by_name[each.name] for key in each.other_names if key not in self.by_name
+                    }
         for key, model in self.by_name.items():
             self._by_folded_name.setdefault(folded(key), model)
         for discovered, served_by in models:
             if served_by is not None:
                 for key in discovered.folded_names:
                     self._by_folded_name.setdefault(key, served_by)
+
+    def _merged_unless_configured(self, group: list[DiscoveredModel]) -> list[DiscoveredModel]:
+        """The one model of the same files. If entries serve one of these, all names are names of the entries, except
+        those with a system prompt of their own."""
+        configured = next((each for each in group if each.files.identity in self._entries_by_file), None)
+        if configured is None:
+            return [merge_same_files(group)]
+        prompts = ("", configured.files.system_prompt)
+        same = [each for each in group if each.files.system_prompt in prompts]
+        others = [each for each in group if each.files.system_prompt not in prompts]
+        entries = self._entries_by_file[configured.files.identity]
+        self._entries_by_file = defaultdict(
+            list, {each.files.identity: entries for each in same} | self._entries_by_file
+        )
+        return [*same, *([merge_same_files(others)] if others else [])]
 
     def note_unknown_names(self, sources: Sources) -> None:
         """Warnings, no errors: files come and go."""
@@ -105,8 +133,9 @@ class Listing:
             near = similar_names(name, list(self.by_name))[:1]
             self.notes.append(f"{setting}: no model is called {name}{f'; did you mean {near[0]}?' if near else ''}")
 
-    def _model_for(self, discovered: DiscoveredModel, own_name: str | None) -> Model | None:
-        """The catalogue's model for a discovered one; None if all of its names are taken."""
+    def _model_for(self, discovered: DiscoveredModel, own_name: str | None, listed: Container[str]) -> Model | None:
+        """The catalogue's model for a discovered one; None if all of its names are taken. `listed`: what discovered
+        models are listed under, which no alias takes away."""
         served_by = self._entries_by_file.get(discovered.files.identity, [])
         if len(served_by) == 1:
             if own_name is not None:
@@ -120,8 +149,20 @@ class Listing:
             self._note_lost_name(discovered, own_name, name)
         if name is None:
             return None
-        model = self.listed[name] = self.by_name[name] = model_of(name, files, self._defaults, self._constraints)
+        model = self.listed[name] = self._with_all_names(
+            model_of(name, files, self._defaults, self._constraints), discovered, listed
+        )
         self._note_files(model, files)
+        return model
+
+    def _with_all_names(self, model: Model, discovered: DiscoveredModel, listed: Container[str]) -> Model:
+        """The model with its aliases and variants, as far as their names are free, and those names with it."""
+        free = [name for name in _usable_names(discovered.aliases) if name not in self.by_name and name not in listed]
+        variants = {each.name: each.requests for each in discovered.variants if each.name not in listed}
+        variants = {name: variants[name] for name in _usable_names([*variants]) if name not in self.by_name}
+        model = replace(model, aliases=tuple(free), requests=discovered.files.requests, variants=variants)
+        self.by_name |= dict.fromkeys((model.name, *free), model)
+        self.by_name |= {name: replace(model, variant=name) for name in variants}
         return model
 
     def _note_files(self, model: Model, files: ModelFiles) -> None:

@@ -16,10 +16,10 @@ from typing import Generic, TypeVar
 
 from app.entities.capabilities import HeaderFacts
 from app.entities.gguf import GgufHeader
+from app.entities.gguf_names import all_part_paths
 from app.errors import InvalidModelFile
 from app.use_cases.model_shape.header_facts import header_facts
 from app.use_cases.model_shape.servable import why_not_servable
-from workers.gguf.file_names import all_part_paths
 from workers.gguf.header import read_header
 
 T = TypeVar("T")

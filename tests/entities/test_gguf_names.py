@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.gguf.file_names import family, name_suffixes, parse_part_name, quantization
+from app.entities.gguf_names import family, name_suffixes, parse_part_name, quantization
 
 
 @pytest.mark.parametrize(

