@@ -87,6 +87,7 @@ APP = {
         "app/entities",
         "app/errors",
         "app/request_body",
+        "app/use_cases/downloads",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",
     },

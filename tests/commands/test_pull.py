@@ -31,7 +31,6 @@ def test_a_model_is_fetched_by_the_service_and_its_progress_is_printed_in_lines(
         f"{NAME}: checking its files",
         f"{NAME}: 57 %, 4.8 of 8.4 GiB, 92 MiB/s, 40 s left",  # once: nothing has changed
         f"{NAME}: verifying the checksums",
-        f"{NAME}: complete",
     ]
     assert to.orders == [("/models/pull", {"model": NAME, "stream": True})]
 

@@ -53,6 +53,19 @@ def test_a_stopped_pull_goes_on_where_it_was_and_leaves_no_bar(hub: HubServer, t
     assert hub.bytes_served("org/tiny-GGUF") < 1.5 * size
 
 
+def test_what_a_stopped_pull_left_can_be_deleted(hub: HubServer, tmp_path: Path):
+    hub.hold("tiny-Q4_K_M", after=hub.repos["org/tiny-GGUF"].files["tiny-Q4_K_M.gguf"].size // 2)
+    with command(hub, tmp_path, f"pull {NAME}") as pull:
+        pull.shows("50 %")
+        pull.press("C-c")
+        assert pull.ends() == 130
+    with command(hub, tmp_path, f"rm {NAME}", number=2) as remove:
+        remove.shows(f"delete what unfinished downloads of {NAME} left from ")
+        remove.press("y", "Enter")
+        assert remove.ends() == 0
+    assert not list((tmp_path / "huggingface").rglob("*.incomplete"))
+
+
 @pytest.mark.parametrize(("answer", "status", "text"), [("n", 1, "nothing was deleted"), ("y", 0, f"deleted {NAME}")])
 def test_rm_asks_before_it_deletes(hub: HubServer, tmp_path: Path, answer: str, status: int, text: str):
     with command(hub, tmp_path, f"pull {NAME} && PROGRAM rm {NAME}") as remove:

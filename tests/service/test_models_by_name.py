@@ -62,6 +62,7 @@ def test_the_service_fetches_for_pull_and_deletes_for_rm(hub: HubServer, service
     removed = command(hub, tmp_path, "rm", OTHER, "--yes", url=service.url)
     assert (removed.returncode, removed.stdout.startswith(f"deleted {OTHER}: ")) == (0, True)
     assert service.chat(OTHER).status_code == 404
+    assert "/resolve/" not in service.output  # addresses of downloads may hold signatures
     assert not list(tmp_path.iterdir())  # all was in the service's cache
 
 
@@ -97,7 +98,7 @@ def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):
     [
         (["pull", BROKEN], 1, "licence"),
         (["pull", "not a name"], 2, "not a name of a Hugging Face repository"),
-        (["rm", "org/nothing-GGUF", "--yes"], 1, "not found"),
+        (["rm", "org/nothing-GGUF", "--yes"], 1, "there is nothing of org/nothing-GGUF in "),
     ],
 )
 def test_what_cannot_be_done_is_one_line(hub: HubServer, tmp_path: Path, words: list[str], status: int, text: str):

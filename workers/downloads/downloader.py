@@ -15,6 +15,7 @@ from app.entities.model_name import folded
 from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, NotSupported, Overloaded, ProxyError
 from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
+from app.use_cases.downloads.repository_plan import RepositoryPlan
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
 from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
@@ -39,13 +40,14 @@ class Downloader:
         cache: Callable[[], Path | None],
         find: Callable[[RepositoryName], FoundModel],
         check: Callable[[FoundModel], None],
+        plan: Callable[[RepositoryName], RepositoryPlan],
         completed: Callable[[], None],
         reserve_bytes: int = DISK_RESERVE_BYTES,
     ) -> None:
         """`cache`: the folder of the Hugging Face cache; None if it is not used. `find` asks the server, `check` reads
-        the model's header there; both raise ProxyErrors. `completed` is called after each complete download, before
-        those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
-        self._cache, self._find, self._check, self._completed = cache, find, check, completed
+        the model's header there, `plan` is that of the port; all three raise ProxyErrors. `completed` is called after
+        each complete download, before those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
+        self._cache, self._find, self._check, self.plan, self._completed = cache, find, check, plan, completed
         self._reserve_bytes = reserve_bytes
         self._changed = threading.Condition()
         self._tasks: tuple[DownloadTask, ...] = ()  # by their start; replaced whole, under the lock
@@ -142,6 +144,8 @@ class Downloader:
             self._fail(task, error)
         except InvalidAnswer as error:
             self._fail(task, DownloadFailed(str(error)))
+        except OSError as error:
+            self._fail(task, DownloadFailed(f"{task.name} cannot be fetched: {error}"))
         except Exception as error:  # a bug: nobody would wait for it any longer
             log.exception("the download of %s failed", task.download.model)
             self._fail(task, DownloadFailed(f"{type(error).__name__}: {error}"))

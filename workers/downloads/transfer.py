@@ -110,6 +110,7 @@ class Transfer:
                 raise failure or DownloadFailed(f"{source.file.path}: the server sends less than it announces")
             if failure:
                 self._wait(failure, tries)
+                self._say("downloading", source.file.path)
 
     def _try(self, source: HubFile, partial: Path, discard: bool) -> httpx2.TransportError | HfHubHTTPError | None:
         """One request; returns what a later one may not meet. Raises what every one would."""

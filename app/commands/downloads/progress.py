@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from app.commands.console import write
-from app.terminal.downloads import progress_facts, progress_line
+from app.terminal.downloads import is_running, progress_facts, progress_line
 from app.terminal.text import printable
 
 LINE_SECONDS = 10.0  # between two lines of the same state, where stderr is no terminal
@@ -34,7 +34,9 @@ class ProgressDisplay:
             write(sys.stderr, _CLEAR)
 
     def show(self, download: Mapping[str, Any]) -> None:
-        """`download`: as in GET /status."""
+        """`download`: as in GET /status. Its end is for the caller to tell."""
+        if not is_running(download):
+            return
         if self._is_terminal:
             write(sys.stderr, _CLEAR + progress_line(download, shutil.get_terminal_size().columns))
         elif download["state"] != self._state or time.monotonic() - self._shown_at >= LINE_SECONDS:
