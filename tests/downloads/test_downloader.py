@@ -46,6 +46,7 @@ def test_a_complete_download_is_where_every_program_of_hugging_face_finds_it(hub
         (download,) = found.all
     assert download.done_bytes == download.total_bytes == len(DATA) and download.model == str(NAME)
     assert snapshot_file(cache, hub).read_bytes() == DATA
+    assert os.readlink(snapshot_file(cache, hub)).startswith("../../blobs/"), "it can be moved with its cache"
     assert completed == [1]
     from huggingface_hub import try_to_load_from_cache
 
@@ -136,6 +137,7 @@ def test_two_pulls_of_one_model_are_one_whatever_its_name(hub: HubServer, cache:
         found.start(RepositoryName(REPO))
         found.start(RepositoryName(REPO.upper(), "q4_k_m"))
         until(lambda: len(found.all) == 1)
+        until(lambda: sum(each.name.startswith("download-") for each in threading.enumerate()) == 1)
         hub.release()
         ended = found.wait(RepositoryName(REPO), SECONDS)
         assert ended is not None and ended.state is DownloadState.COMPLETE
