@@ -2,88 +2,51 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from app.entities.download import DownloadState
-from app.entities.repository import Repository, RepositoryFile, RepositoryName
+from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, Overloaded
+from tests.downloads.pulls import (
+    FILE,
+    MIB,
+    NAME,
+    REPO,
+    SECONDS,
+    downloader,
+    listed,
+    partial,
+    pull,
+    size,
+    snapshot_file,
+    until,
+)
 from tests.helpers.hub_server import HubServer
-from workers.downloads.downloader import Downloader
-from workers.downloads.found_model import FoundModel
 
 pytestmark = pytest.mark.integration
 
-REPO, FILE = "org/model-GGUF", "model-Q4_K_M.gguf"
-NAME = RepositoryName(REPO, "Q4_K_M")
-MIB = 1024**2
 DATA = os.urandom(4 * MIB)
-SECONDS = 40.0  # a download of these takes one or two, most of them the start of its process
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "5")
-        hub.add(REPO, {FILE: DATA})
-        yield hub
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-def listed(hub: HubServer, *paths: str) -> FoundModel:
-    """What the server lists, without asking it."""
-    repo = hub.repos[REPO]
-    files = tuple(RepositoryFile(path, repo.files[path].size, repo.files[path].sha256) for path in paths)
-    return FoundModel(str(NAME), Repository(REPO, repo.revision, files), files)
-
-
-def downloads(hub: HubServer, cache: Path, *paths: str, **options: object) -> Downloader:
-    found = listed(hub, *(paths or (FILE,)))
-    arguments = {"find": lambda name: found, "check": lambda found: None, "completed": lambda: None, "reserve_bytes": 0}
-    return Downloader(lambda: cache, **arguments | options)  # type: ignore[arg-type]
-
-
-def pull(found: Downloader, name: RepositoryName = NAME) -> None:
-    found.start(name)
-    ended = found.wait(name, SECONDS)
-    assert ended is not None and ended.state is DownloadState.COMPLETE, ended
-
-
-def until(condition: object, seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
-def snapshot_file(cache: Path, hub: HubServer, path: str = FILE) -> Path:
-    return cache / "models--org--model-GGUF" / "snapshots" / hub.repos[REPO].revision / path
-
-
-def partial(cache: Path, data: bytes = DATA) -> Path:
-    return cache / "models--org--model-GGUF" / "blobs" / f"{hashlib.sha256(data).hexdigest()}.incomplete"
+@pytest.fixture(autouse=True)
+def repository(hub: HubServer) -> None:
+    hub.add(REPO, {FILE: DATA})
 
 
 def test_a_complete_download_is_where_every_program_of_hugging_face_finds_it(hub: HubServer, cache: Path) -> None:
     completed: list[int] = []
-    with closing(downloads(hub, cache, completed=lambda: completed.append(1))) as found:
+    with closing(downloader(hub, cache, completed=lambda: completed.append(1))) as found:
         pull(found)
         (download,) = found.all
     assert download.done_bytes == download.total_bytes == len(DATA) and download.model == str(NAME)
     assert snapshot_file(cache, hub).read_bytes() == DATA
+    assert os.readlink(snapshot_file(cache, hub)).startswith("../../blobs/"), "it can be moved with its cache"
     assert completed == [1]
     from huggingface_hub import try_to_load_from_cache
 
@@ -91,7 +54,7 @@ def test_a_complete_download_is_where_every_program_of_hugging_face_finds_it(hub
 
 
 def test_a_file_that_is_here_is_not_fetched_again(hub: HubServer, cache: Path) -> None:
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         pull(found)
         pull(found)
         assert len(found.all) == 1
@@ -100,7 +63,7 @@ def test_a_file_that_is_here_is_not_fetched_again(hub: HubServer, cache: Path) -
 
 def test_a_cut_connection_goes_on_where_it_was(hub: HubServer, cache: Path) -> None:
     hub.cut(FILE, at=3 * MIB)
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         pull(found)
     assert snapshot_file(cache, hub).read_bytes() == DATA
     assert hub.bytes_served() < len(DATA) + MIB
@@ -108,9 +71,9 @@ def test_a_cut_connection_goes_on_where_it_was(hub: HubServer, cache: Path) -> N
 
 def test_a_canceled_download_ends_at_once_and_the_next_one_goes_on_where_it_was(hub: HubServer, cache: Path) -> None:
     hub.hold(FILE, after=2 * MIB)
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         found.start(NAME)
-        until(lambda: partial(cache).exists() and partial(cache).stat().st_size == 2 * MIB)
+        until(lambda: size(partial(cache, DATA)) == 2 * MIB)
         assert found.cancel(NAME)
         ended = found.wait(NAME, 0)
         assert ended is not None and ended.state is DownloadState.CANCELED
@@ -122,7 +85,7 @@ def test_a_canceled_download_ends_at_once_and_the_next_one_goes_on_where_it_was(
 
 def test_a_wrong_checksum_is_fetched_once_more(hub: HubServer, cache: Path) -> None:
     hub.damage(FILE, times=1)
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         pull(found)
     assert snapshot_file(cache, hub).read_bytes() == DATA
     assert hub.bytes_served() == 2 * len(DATA)
@@ -130,33 +93,36 @@ def test_a_wrong_checksum_is_fetched_once_more(hub: HubServer, cache: Path) -> N
 
 def test_a_second_wrong_checksum_fails_and_leaves_nothing(hub: HubServer, cache: Path) -> None:
     hub.damage(FILE, times=None)
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         found.start(NAME)
         with pytest.raises(DownloadFailed, match="wrong checksum"):
             found.wait(NAME, SECONDS)
         assert found.all[0].state is DownloadState.FAILED and "wrong checksum" in found.all[0].problem
-    assert not partial(cache).exists() and not snapshot_file(cache, hub).exists()
+    assert not partial(cache, DATA).exists() and not snapshot_file(cache, hub).exists()
 
 
 def test_a_rate_limit_is_waited_for(hub: HubServer, cache: Path) -> None:
     hub.fail(429, path=FILE, times=1, headers={"Retry-After": "1"})
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         began = time.monotonic()
-        pull(found)
+        found.start(NAME)
+        until(lambda: found.all[0].problem)
+        assert found.all[0].problem == "the server answered 429; trying again in 1 s"
+        assert pull(found).problem == ""
     assert time.monotonic() - began > 1
 
 
 def test_a_server_that_ignores_ranges_costs_a_fresh_start(hub: HubServer, cache: Path) -> None:
-    partial(cache).parent.mkdir(parents=True)
-    partial(cache).write_bytes(DATA[:MIB])
+    partial(cache, DATA).parent.mkdir(parents=True)
+    partial(cache, DATA).write_bytes(DATA[:MIB])
     hub.ignore_ranges(FILE)
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         pull(found)
     assert snapshot_file(cache, hub).read_bytes() == DATA
 
 
 def test_no_room_on_the_disk_is_said_before_a_byte(hub: HubServer, cache: Path) -> None:
-    with closing(downloads(hub, cache, reserve_bytes=1 << 60)) as found:
+    with closing(downloader(hub, cache, reserve_bytes=1 << 60)) as found:
         found.start(NAME)
         with pytest.raises(DownloadFailed, match=r"no room on the disk of .*4 MiB still to download"):
             found.wait(NAME, SECONDS)
@@ -165,12 +131,13 @@ def test_no_room_on_the_disk_is_said_before_a_byte(hub: HubServer, cache: Path) 
 
 def test_two_pulls_of_one_model_are_one_whatever_its_name(hub: HubServer, cache: Path) -> None:
     hub.hold(FILE, after=MIB)
-    with closing(downloads(hub, cache)) as found:
+    with closing(downloader(hub, cache)) as found:
         found.start(NAME)
         until(lambda: found.all[0].total_bytes)
         found.start(RepositoryName(REPO))
         found.start(RepositoryName(REPO.upper(), "q4_k_m"))
         until(lambda: len(found.all) == 1)
+        until(lambda: sum(each.name.startswith("download-") for each in threading.enumerate()) == 1)
         hub.release()
         ended = found.wait(RepositoryName(REPO), SECONDS)
         assert ended is not None and ended.state is DownloadState.COMPLETE
@@ -179,11 +146,12 @@ def test_two_pulls_of_one_model_are_one_whatever_its_name(hub: HubServer, cache:
 
 def test_two_processes_that_pull_one_file_fetch_it_once(hub: HubServer, cache: Path) -> None:
     hub.hold(FILE, after=MIB)
-    with closing(downloads(hub, cache)) as first, closing(downloads(hub, cache)) as second:
+    with closing(downloader(hub, cache)) as first, closing(downloader(hub, cache)) as second:
         first.start(NAME)
-        until(lambda: partial(cache).exists() and partial(cache).stat().st_size == MIB)
+        until(lambda: size(partial(cache, DATA)) == MIB)
         second.start(NAME)
-        until(lambda: second.all[0].state is DownloadState.DOWNLOADING and second.all[0].done_bytes == MIB)
+        until(lambda: second.all[0].problem == "another process is fetching this file")
+        assert second.all[0].done_bytes == MIB
         hub.release()
         pull(first)
         pull(second)
@@ -192,9 +160,9 @@ def test_two_processes_that_pull_one_file_fetch_it_once(hub: HubServer, cache: P
 
 def test_a_shutdown_stops_the_process_and_starts_no_other(hub: HubServer, cache: Path) -> None:
     hub.hold(FILE, after=MIB)
-    found = downloads(hub, cache)
+    found = downloader(hub, cache)
     found.start(NAME)
-    until(lambda: partial(cache).exists())
+    until(lambda: partial(cache, DATA).exists())
     found.close()
     assert found.all[0].state is DownloadState.CANCELED
     with pytest.raises(Draining):
@@ -203,7 +171,7 @@ def test_a_shutdown_stops_the_process_and_starts_no_other(hub: HubServer, cache:
 
 def test_a_flood_of_pulls_is_rejected(hub: HubServer, cache: Path) -> None:
     answers = threading.Event()
-    with closing(downloads(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub, FILE))) as found:
+    with closing(downloader(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub))) as found:
         with pytest.raises(Overloaded, match="4 models are being downloaded"):
             for number in range(5):
                 found.start(RepositoryName(f"org/model-{number}"))
@@ -216,10 +184,29 @@ def test_the_files_of_a_model_appear_together(hub: HubServer, cache: Path) -> No
     parts = ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"]
     hub.add(REPO, {parts[0]: os.urandom(MIB), parts[1]: os.urandom(MIB)})
     hub.hold(parts[1], after=1000)
-    with closing(downloads(hub, cache, *parts)) as found:
+    with closing(downloader(hub, cache)) as found:
         found.start(NAME)
         until(lambda: found.all[0].file == parts[1])
         assert not snapshot_file(cache, hub, parts[0]).exists()
         hub.release()
         pull(found)
     assert all(snapshot_file(cache, hub, part).stat().st_size == MIB for part in parts)
+
+
+def test_a_revision_that_leaves_the_files_of_a_model_as_they_are_changes_nothing(hub: HubServer, cache: Path) -> None:
+    """Its path would change, and a loaded model be loaded again."""
+    with closing(downloader(hub, cache)) as found:
+        pull(found)
+        before = snapshot_file(cache, hub)
+        hub.add(REPO, {FILE: DATA, "README.md": "new"})
+        pull(found)
+        assert before.exists() and not snapshot_file(cache, hub).exists()
+
+
+def test_a_file_that_a_new_revision_has_too_is_linked_not_fetched(hub: HubServer, cache: Path) -> None:
+    with closing(downloader(hub, cache)) as found:
+        pull(found)
+        hub.add(REPO, {FILE: DATA, "mmproj-F16.gguf": os.urandom(1000)})
+        pull(found)
+    assert snapshot_file(cache, hub).read_bytes() == DATA
+    assert hub.bytes_served() == len(DATA) + 1000

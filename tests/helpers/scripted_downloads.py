@@ -15,6 +15,7 @@ from app.entities.model import Model
 from app.entities.repository import RepositoryName
 from app.errors import ProxyError
 from app.services import RequestSettings
+from app.use_cases.downloads.repository_plan import QuantPlan, RepositoryPlan
 from tests.helpers.builders import Play, memory, replace
 from tests.helpers.connected_client import ConnectedClient
 from workers.catalog.catalog import Catalog, ConfiguredModel
@@ -36,6 +37,9 @@ class ScriptedDownloads:
         self.started: list[str] = []
         self.canceled: list[str] = []
         self.removed: list[tuple[str, list[str]]] = []
+        self.remains: dict[str, int] = {}  # of unfinished downloads, by repository
+        self.planned: list[str] = []
+        self.quants: tuple[QuantPlan, ...] = ()
         self.problem: ProxyError | None = None  # of the next start or removal
         self._lock = threading.Lock()
 
@@ -59,6 +63,12 @@ class ScriptedDownloads:
                 raise step
             return self._put(found, step)
 
+    def plan(self, name: RepositoryName) -> RepositoryPlan:
+        if self.problem:
+            raise self.problem
+        self.planned.append(str(name))
+        return RepositoryPlan(name, self.quants)
+
     def cancel(self, name: RepositoryName) -> bool:
         found = self._of(name)
         if found is None or not found.is_running:
@@ -72,6 +82,9 @@ class ScriptedDownloads:
             raise self.problem
         self.removed.append((model.name, [each.name for each in unused_by]))
         return model.size_bytes
+
+    def discard(self, name: RepositoryName) -> int:
+        return self.remains.pop(name.repo, 0)
 
     def _of(self, name: RepositoryName) -> Download | None:
         return next((each for each in self.all if each.model.startswith(str(name))), None)

@@ -111,7 +111,7 @@ class FileResolver:
     def _at(self, path: str) -> ModelFiles:
         """The model a file belongs to, discovered or not."""
         if path in self._by_path:
-            return self._by_path[path]
+            return replace(self._by_path[path], requests=RequestRules())  # the file alone: several models may have it
         for files in group_files([*files_in_same_folder(path, self._summaries), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from app.entities.gguf_names import file_stem
+from app.entities.gguf_names import file_stem, parse_part_name
 from app.entities.model import ModelSource
 from app.use_cases.downloads.model_names import models_by_folded_name, names_to_list, order_in_repository
 from workers.catalog.file_summaries import FileSummaries
@@ -68,13 +68,31 @@ def repository_models(repo: str, files: Iterable[GgufFile], notes: list[str]) ->
 
 
 def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
-    """The files of the current revision: the one in refs/main, else the one modified last."""
-    snapshots = os.path.join(folder, "snapshots")
-    revisions = _names_in(snapshots, notes)
-    main = _main_revision(folder)
-    chosen = [main] if main in revisions else revisions
-    found = [list(_complete_files(os.path.join(snapshots, revision), summaries, notes)) for revision in chosen]
-    return max(found, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
+    """The files of the current revision, which is that in refs/main, else the one modified last; and those that only an
+    earlier one has: to download one file of a repository that has changed does not take the others away."""
+    snapshots, main = os.path.join(folder, "snapshots"), _main_revision(folder)
+    revisions = {
+        revision: list(_complete_files(os.path.join(snapshots, revision), summaries, notes))
+        for revision in _names_in(snapshots, notes)
+    }
+    latest_first = sorted(revisions, key=lambda each: (each == main, _last_change(revisions[each])), reverse=True)
+    found: dict[str, list[GgufFile]] = {}
+    for revision in latest_first:
+        found = {**_by_part_set(revisions[revision]), **found}
+    return [file for files in found.values() for file in files]
+
+
+def _last_change(files: Iterable[GgufFile]) -> int:
+    return max((file.mtime_ns for file in files), default=0)
+
+
+def _by_part_set(files: Iterable[GgufFile]) -> dict[str, list[GgufFile]]:
+    """Parts of one model are of one revision."""
+    found: dict[str, list[GgufFile]] = defaultdict(list)
+    for file in files:
+        part = parse_part_name(file.relative_path)
+        found[f"{part[0]} of {part[2]}" if part else file.relative_path].append(file)
+    return found
 
 
 def _complete_files(snapshot: str, summaries: FileSummaries, notes: list[str]) -> Iterator[GgufFile]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from app.entities.gguf import FileKind
 from app.entities.gguf_names import file_stem, parse_part_name, part_path
 from app.entities.model import ModelSource
+from app.entities.request_rules import SYSTEM_PROMPT, RequestRules
 from app.use_cases.downloads.companions import matching_projectors
 from workers.catalog.gguf_files import GgufFile
 
@@ -30,6 +31,7 @@ class ModelFiles:
     projector: GgufFile | None = None
     source: ModelSource = ModelSource.FILE
     adapters: tuple[str, ...] = ()  # paths of LoRA adapters that belong to it
+    requests: RequestRules = field(default_factory=RequestRules)  # what came with it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 
     @property
@@ -48,8 +50,13 @@ class ModelFiles:
 
     @property
     def identity(self) -> object:
-        """Equal for equal files, even through different links, that are loaded with the same adapters."""
-        return self.parts[0].identity or self.path, self.adapters
+        """Equal for equal files, even through different links, that are loaded with the same adapters and answer with
+        the same system prompt."""
+        return self.parts[0].identity or self.path, self.adapters, self.system_prompt
+
+    @property
+    def system_prompt(self) -> str:
+        return str(self.requests.default.get(SYSTEM_PROMPT, ""))
 
     @property
     def stamp(self) -> tuple[tuple[int, int], ...]:
@@ -62,6 +69,15 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A model of the same files, for whose requests other rules came with it."""
+
+    name: str
+    other_names: tuple[str, ...]
+    requests: RequestRules
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveredModel:
     """A model on disk, and its possible names."""
 
@@ -69,6 +85,7 @@ class DiscoveredModel:
     names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
     aliases: tuple[str, ...] = ()  # names that the same file would have been listed under in other places
+    variants: tuple[Variant, ...] = ()  # the same with other rules for requests
     folded_names: tuple[str, ...] = ()  # further names, folded, which any spelling of them matches
 
 

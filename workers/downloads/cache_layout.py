@@ -1,7 +1,7 @@
 """Where the Hugging Face cache has the files of a repository, as huggingface_hub documents it.
 
     models--user--repo/blobs/ETAG                   a file's bytes; the ETag is the SHA-256 of large files
-    models--user--repo/blobs/ETAG.incomplete        the first part of them, as huggingface_hub 1 and llama.cpp leave it
+    models--user--repo/blobs/ETAG.incomplete        the first part of them; huggingface_hub 2 has ETAG.RANDOM.incomplete
     models--user--repo/snapshots/COMMIT/PATH        links to ../../blobs/ETAG
     models--user--repo/refs/main                    the commit that is current
     .locks/models--user--repo/ETAG.lock             held by the process that fetches the file
@@ -12,6 +12,7 @@ so it is checked here.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+SHA256_DIGITS = 64
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REPO = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -57,6 +59,22 @@ class RepositoryFolder:
     def lock(self, etag: str) -> Path:
         return self.cache / ".locks" / self._name / f"{self.blob(etag).name}.lock"
 
+    def partials(self) -> list[Path]:
+        """All unfinished files, also those that huggingface_hub left."""
+        return sorted((self.path / "blobs").glob("*.incomplete"))
+
+    def is_locked(self, partial: Path) -> bool:
+        """Whether a process fetches it now."""
+        lock = self.cache / ".locks" / self._name / f"{partial.name.partition('.')[0]}.lock"
+        try:
+            with open(lock, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def pointer(self, commit: str, path: str) -> Path:
         """The link of a file in a snapshot."""
         if not _COMMIT.fullmatch(commit):
@@ -87,6 +105,21 @@ class RepositoryFolder:
         except PermissionError:  # a file system without links: there the snapshot has the file itself
             blob.replace(pointer)
 
+    @property
+    def main(self) -> str:
+        """The current commit; "" if there is none."""
+        try:
+            return (self.path / "refs" / "main").read_text(errors="replace")[:80].strip()
+        except OSError:
+            return ""
+
+    def is_current(self, etag: str, path: str) -> bool:
+        """Whether this is what the current snapshot has at that path."""
+        if not _COMMIT.fullmatch(self.main):
+            return False
+        pointer = self.pointer(self.main, path)
+        return pointer.is_symlink() and pointer.exists() and os.path.basename(os.readlink(pointer)) == etag
+
     def set_main(self, commit: str) -> None:
         """Make a commit the current one. Raises OSError."""
         ref = self.path / "refs" / "main"
@@ -94,6 +127,28 @@ class RepositoryFolder:
         new = ref.with_name(f"main.{secrets.token_hex(4)}.tmp")
         new.write_text(commit)
         new.replace(ref)
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """A file of a snapshot."""
+
+    repo: str  # "user/repo"
+    path: str  # in the repository
+    sha256: str  # "" if the cache does not tell
+
+
+def cached_file(cache: Path, path: str) -> CachedFile | None:
+    """What a path in the cache stands for; None for one elsewhere."""
+    try:
+        folder, snapshots, _, *inside = Path(os.path.abspath(path)).relative_to(os.path.abspath(cache)).parts
+    except ValueError:
+        return None
+    if not folder.startswith("models--") or snapshots != "snapshots" or not inside:
+        return None
+    blob = os.path.basename(os.readlink(path)) if os.path.islink(path) else ""
+    repo = folder.removeprefix("models--").replace("--", "/")
+    return CachedFile(repo, "/".join(inside), blob if len(blob) == SHA256_DIGITS else "")
 
 
 def free_bytes(cache: Path) -> int:

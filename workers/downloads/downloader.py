@@ -15,16 +15,18 @@ from app.entities.model_name import folded
 from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, NotSupported, Overloaded, ProxyError
 from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
+from app.use_cases.downloads.repository_plan import RepositoryPlan
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
 from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
-from workers.downloads.removal import delete_from_cache
+from workers.downloads.removal import delete_from_cache, delete_partial_files
 from workers.downloads.task import Canceled, DownloadTask
 from workers.downloads.transfer_process import Job
 
 log = logging.getLogger(__name__)
 
 MAX_RUNNING = 4
+MAX_PLANS = 4  # at the same time: each reads headers of megabytes
 SHOWN_SECONDS = 600.0  # after their end
 MAX_ENDED = 20
 CLOSE_SECONDS = 2.0
@@ -39,18 +41,20 @@ class Downloader:
         cache: Callable[[], Path | None],
         find: Callable[[RepositoryName], FoundModel],
         check: Callable[[FoundModel], None],
+        plan: Callable[[RepositoryName], RepositoryPlan],
         completed: Callable[[], None],
         reserve_bytes: int = DISK_RESERVE_BYTES,
     ) -> None:
         """`cache`: the folder of the Hugging Face cache; None if it is not used. `find` asks the server, `check` reads
-        the model's header there; both raise ProxyErrors. `completed` is called after each complete download, before
-        those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
-        self._cache, self._find, self._check, self._completed = cache, find, check, completed
+        the model's header there, `plan` is that of the port; all three raise ProxyErrors. `completed` is called after
+        each complete download, before those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
+        self._cache, self._find, self._check, self._plan, self._completed = cache, find, check, plan, completed
         self._reserve_bytes = reserve_bytes
         self._changed = threading.Condition()
         self._tasks: tuple[DownloadTask, ...] = ()  # by their start; replaced whole, under the lock
         self._is_draining = False
         self._numbers = count(1)
+        self._plans = threading.BoundedSemaphore(MAX_PLANS)
 
     @property
     def all(self) -> tuple[Download, ...]:
@@ -90,12 +94,27 @@ class Downloader:
             raise task.error
         return task.download if task is not None else None
 
+    def plan(self, name: RepositoryName) -> RepositoryPlan:
+        if not self._plans.acquire(blocking=False):
+            raise Overloaded(f"{MAX_PLANS} repositories are being planned; try again in a few seconds")
+        try:
+            return self._plan(name)
+        finally:
+            self._plans.release()
+
     def cancel(self, name: RepositoryName) -> bool:
         task = self._task(name)
         return task is not None and task.cancel()
 
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
-        return delete_from_cache(self._folder(), model, unused_by)
+        cache = self._folder()
+        for task in self._tasks:
+            if folded(model.name) in task.names:
+                task.cancel()
+        return delete_from_cache(cache, model, unused_by)
+
+    def discard(self, name: RepositoryName) -> int:
+        return delete_partial_files(self._folder(), name.repo)
 
     def begin_drain(self) -> None:
         """Start no more of them. Those that run go on until `close`."""
@@ -135,6 +154,8 @@ class Downloader:
             self._fail(task, error)
         except InvalidAnswer as error:
             self._fail(task, DownloadFailed(str(error)))
+        except OSError as error:
+            self._fail(task, DownloadFailed(f"{task.name} cannot be fetched: {error}"))
         except Exception as error:  # a bug: nobody would wait for it any longer
             log.exception("the download of %s failed", task.download.model)
             self._fail(task, DownloadFailed(f"{type(error).__name__}: {error}"))
@@ -148,22 +169,23 @@ class Downloader:
     def _fetch(self, task: DownloadTask) -> None:
         cache, began = self._folder(), time.monotonic()
         found = self._find(task.name)
-        if self._has_joined(task, found):
+        model, repository = found.model, found.repository
+        if self._has_joined(task, model.name):
             return
-        job = Job(cache, found.repository, found.files, self._reserve_bytes)
-        task.update(model=found.name, total_bytes=found.size_bytes, done_bytes=(present := present_bytes(job)))
-        if present < found.size_bytes:
+        job = Job(cache, repository, model.files, self._reserve_bytes)
+        task.update(model=model.name, total_bytes=model.size_bytes, done_bytes=(present := present_bytes(job)))
+        if present < model.size_bytes:
             self._check(found)
-            self._check_space(task, found.size_bytes - present, cache)
-        log.info("download model=%s revision=%s bytes=%d", found.name, found.repository.revision, found.size_bytes)
+            self._check_space(task, model.size_bytes - present, cache)
+        log.info("download model=%s revision=%s bytes=%d", model.name, repository.revision, model.size_bytes)
         transfer(task, job)
         self._completed()
         if task.end(DownloadState.COMPLETE):
-            log.info("download complete model=%s seconds=%.0f", found.name, time.monotonic() - began)
+            log.info("download complete model=%s seconds=%.0f", model.name, time.monotonic() - began)
 
-    def _has_joined(self, task: DownloadTask, found: FoundModel) -> bool:
+    def _has_joined(self, task: DownloadTask, model: str) -> bool:
         """Whether the same model is being fetched under another name: its download then is that of this name, too."""
-        names = task.names | {folded(found.name)}
+        names = task.names | {folded(model)}
         with self._changed:
             others = [each for each in self._tasks if each is not task and each.is_running and each.names & names]
             (others[0] if others else task).names |= names

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.entities.repository import Repository, RepositoryFile
+from app.entities.repository import Repository
+from app.use_cases.downloads.choice import RepositoryModel
 
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model of a repository."""
+    """A model, and the repository that it was found in."""
 
-    name: str  # that the catalogue will have for it: "user/repo:Q4_K_M"
     repository: Repository
-    files: tuple[RepositoryFile, ...]  # all that it needs: parts, projector, draft model
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(file.size_bytes for file in self.files)
+    model: RepositoryModel

@@ -11,44 +11,40 @@ from app.entities.gguf_names import all_part_paths
 from app.entities.model import Model
 from app.errors import NotSupported
 from app.use_cases.launch.parsed_args import companion_paths
+from workers.downloads.cache_layout import RepositoryFolder, cached_file
 
 
 def delete_from_cache(cache: Path, model: Model, unused_by: Sequence[Model]) -> int:
     """The bytes that became free. Files that a model of `unused_by` has too stay.
 
     Raises NotSupported for a model of another folder, and if the files cannot be deleted."""
-    folder = _repository_folder(cache, model)
-    kept = {os.path.realpath(path) for each in unused_by if each.name != model.name for path in _files(each)}
-    doomed = {os.path.realpath(path) for path in _files(model)} - kept
-    pointers = list(_pointers(folder))
-    blobs = {_blob(pointer) for pointer in pointers if os.path.realpath(pointer) in doomed}
+    folder = _repository_folder(cache, model).path
+    kept = {os.path.realpath(path) for each in unused_by if each.name != model.name for path in files_of(each)}
+    doomed = {os.path.realpath(path) for path in files_of(model)} - kept
+    pointers = [each for each in _pointers(folder) if os.path.realpath(each) in doomed]
     try:
+        freed = sum(_delete(blob, cache) for blob in set(map(_blob, pointers)))
         for pointer in pointers:
-            if os.path.realpath(pointer) in doomed:
-                pointer.unlink()
-        freed = sum(_delete(blob, cache) for blob in blobs)
+            pointer.unlink(missing_ok=True)
         _remove_empty(folder)
     except OSError as error:
         raise NotSupported(f"{model.name} cannot be deleted: {error.strerror} ({error.filename})") from error
     return freed
 
 
-def _files(model: Model) -> list[str]:
-    """All files of a model that may be in the cache."""
+def files_of(model: Model) -> list[str]:
+    """All files of a model: its parts, and its companions."""
     companions = companion_paths(model.launch)
     found = [companions.projector, companions.draft, *companions.adapters]
     return [*all_part_paths(model.path), *(path for path in found if path)]
 
 
-def _repository_folder(cache: Path, model: Model) -> Path:
+def _repository_folder(cache: Path, model: Model) -> RepositoryFolder:
     """Raises NotSupported."""
-    parts = Path(os.path.abspath(model.path)).parts
-    root = Path(os.path.abspath(cache)).parts
-    inside = parts[len(root) :]
-    if parts[: len(root)] != root or len(inside) < 4 or not inside[0].startswith("models--"):
+    if (found := cached_file(cache, model.path)) is None:
         where = os.path.dirname(model.path) or "no folder"
-        raise NotSupported(f"{model.name} is not in the Hugging Face cache but in {where}; only its owner deletes it")
-    return cache / inside[0]
+        raise NotSupported(f"{model.name} is in {where}, not in the Hugging Face cache: delete its files yourself")
+    return RepositoryFolder(cache, found.repo)
 
 
 def _pointers(folder: Path) -> Iterator[Path]:
@@ -64,9 +60,6 @@ def _blob(pointer: Path) -> Path:
 
 def _delete(blob: Path, cache: Path) -> int:
     """The bytes that became free. A blob may be a link to one that huggingface_hub shares between repositories."""
-    if not blob.exists():
-        blob.unlink(missing_ok=True)
-        return 0  # it was the pointer
     size, target = blob.stat().st_size, Path(os.path.realpath(blob))
     was_link = blob.is_symlink()
     blob.unlink()
@@ -78,11 +71,27 @@ def _delete(blob: Path, cache: Path) -> int:
     return size
 
 
+def delete_partial_files(cache: Path, repo: str) -> int:
+    """The bytes that became free: what unfinished downloads of "user/repo" left, except what a process fetches now.
+
+    Raises NotSupported if they cannot be deleted."""
+    folder, freed = RepositoryFolder(cache, repo), 0
+    try:
+        for partial in folder.partials():
+            if not folder.is_locked(partial):
+                freed += partial.stat().st_size
+                partial.unlink()
+        _remove_empty(folder.path)
+    except OSError as error:
+        raise NotSupported(f"{error.filename} cannot be deleted: {error.strerror}") from error
+    return freed
+
+
 def _remove_empty(folder: Path) -> None:
     """Its empty snapshots, and the folder itself once it has no file any more."""
     for parent, _, _ in os.walk(folder / "snapshots", topdown=False):
         if not os.listdir(parent) and Path(parent) != folder / "snapshots":
             os.rmdir(parent)
     blobs = folder / "blobs"
-    if not any(_pointers(folder)) and not (blobs.is_dir() and os.listdir(blobs)):
+    if folder.exists() and not any(_pointers(folder)) and not (blobs.is_dir() and os.listdir(blobs)):
         shutil.rmtree(folder)

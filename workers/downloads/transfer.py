@@ -53,7 +53,9 @@ class HubFile:
 
 
 def source_of(folder: RepositoryFolder, commit: str, file: RepositoryFile) -> HubFile:
-    """Raises what huggingface_hub raises; asks the server only for the ETag of a file whose SHA-256 is not known."""
+    """Asks the server only for the ETag of a file whose SHA-256 is not known. Raises InvalidAnswer, and what
+    huggingface_hub raises."""
+    folder.pointer(commit, file.path)
     if file.sha256:
         return HubFile(folder, commit, file, file.sha256)
     found = get_hf_file_metadata(hf_hub_url(folder.repo, file.path, revision=commit), retry_on_errors=True)
@@ -76,8 +78,10 @@ class Transfer:
         blob, lock = source.folder.blob(source.etag), source.folder.lock(source.etag)
         blob.parent.mkdir(parents=True, exist_ok=True)
         lock.parent.mkdir(parents=True, exist_ok=True)
-        self._say("downloading", source.file.path)
+        if source.folder.is_locked(source.folder.partial(source.etag)):
+            self._say("waiting", "another process is fetching this file")
         with WeakFileLock(lock):
+            self._say("downloading", source.file.path)
             if not blob.exists():
                 self._fetch_checked(source, blob)
 
@@ -99,6 +103,8 @@ class Transfer:
     def _receive_all(self, source: HubFile, partial: Path) -> None:
         """Append to the partial file until it is complete. A try that brought bytes is followed by a new first one."""
         size, tries = source.file.size_bytes, 0
+        if not size:
+            raise DownloadFailed(f"{source.file.path} is empty, or the server does not say its size")
         while (have := _size(partial)) != size:
             failure = self._try(source, partial, discard=have > size)
             tries = 0 if have < _size(partial) <= size else tries + 1
@@ -106,6 +112,7 @@ class Transfer:
                 raise failure or DownloadFailed(f"{source.file.path}: the server sends less than it announces")
             if failure:
                 self._wait(failure, tries)
+                self._say("downloading", source.file.path)
 
     def _try(self, source: HubFile, partial: Path, discard: bool) -> httpx2.TransportError | HfHubHTTPError | None:
         """One request; returns what a later one may not meet. Raises what every one would."""
@@ -132,10 +139,11 @@ class Transfer:
     def _receive(self, source: HubFile, target: FileIO) -> None:
         """One request: append what comes."""
         begin = target.tell()
-        if begin == source.file.size_bytes:
-            return
         end = min(source.file.size_bytes, begin + RANGE_BYTES)
-        headers = build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        headers = build_hf_headers(library_name="llama-smart-proxy") | {
+            "Range": f"bytes={begin}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", source.url, headers=headers, timeout=timeout) as response:
             hf_raise_for_status(response)
@@ -143,6 +151,8 @@ class Transfer:
                 target.seek(0)
                 target.truncate()
                 begin, end = 0, source.file.size_bytes
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
+                raise DownloadFailed(f"{source.file.path}: the server answered another range than asked for")
             self._write(response.iter_raw(), target, end - begin, source)
 
     def _write(self, chunks: Iterator[bytes], target: FileIO, expected: int, source: HubFile) -> None:
@@ -151,7 +161,7 @@ class Transfer:
             if unchecked >= SPACE_CHECK_BYTES:
                 self._check_space(target, source)
                 unchecked = 0
-            target.write(chunk[:expected])  # a server that sends more has sent something else, as the checksum shows
+            _write_all(target, chunk[:expected])  # a server that sends more: its checksum is wrong, too
             expected -= len(chunk)
             unchecked += len(chunk)
             if expected <= 0:
@@ -166,6 +176,13 @@ class Transfer:
         return disk_problem(
             missing, shutil.disk_usage(partial.parent).free, self._reserve_bytes, str(source.folder.cache)
         )
+
+
+def _write_all(target: FileIO, chunk: bytes) -> None:
+    """A disk that is almost full takes a part of it."""
+    rest = memoryview(chunk)
+    while rest:
+        rest = rest[target.write(rest) :]
 
 
 def _size(path: Path) -> int:

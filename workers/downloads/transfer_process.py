@@ -76,6 +76,8 @@ def _fetch(job: Job, channel: Connection) -> None:
     folder, commit = RepositoryFolder(job.cache, job.repository.repo), job.repository.revision
     transfer = Transfer(job.reserve_bytes, lambda what, text: channel.send(TransferReport(what, text)))
     sources = [source_of(folder, commit, file) for file in job.files]
+    if all(folder.is_current(each.etag, each.file.path) for each in sources):
+        return  # a path that changes would have a loaded model loaded again
     for source in sources:
         transfer.fetch(source)
     for source in sources:

@@ -16,6 +16,6 @@ def disk_problem(missing_bytes: int, free_bytes: int, reserve_bytes: int, folder
     lacking = missing_bytes + reserve_bytes - free_bytes
     return (
         f"no room on the disk of {folder}: {gib_text(missing_bytes)} still to download, {gib_text(max(0, free_bytes))} "
-        f"free, of which {gib_text(reserve_bytes)} stay free. Make {gib_text(lacking)} free (`llama-smart-proxy rm "
+        f"free, {gib_text(reserve_bytes)} of which are reserved. Free {gib_text(lacking)} more (`llama-smart-proxy rm "
         "NAME` deletes a model), or set HF_HOME to a folder on another disk"
     )
