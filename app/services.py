@@ -17,6 +17,7 @@ from app.ports import (
     Agent,
     Bodies,
     Clients,
+    Downloads,
     EngineLoads,
     Logs,
     Metrics,
@@ -88,6 +89,7 @@ class Services:
     configuration: Reloader
     pool: ServerPool
     plans: ModelPlans
+    downloads: Downloads
     pins: Pins
     relay: RequestRelay
     clients: Clients

@@ -13,6 +13,7 @@ from app.routes import (
     authorization,
     configuration,
     decisions,
+    downloads,
     health,
     inference,
     llama_swap,
@@ -40,7 +41,7 @@ from app.use_cases.ollama.translation import Api
 
 BLUEPRINTS = (
     *(authorization, inference, models, configuration, decisions, health, metrics, ollama, status, assets),
-    *(status_report, status_stream, llama_swap, logs, model_events, pins, plan, upstream),
+    *(status_report, status_stream, llama_swap, logs, model_events, downloads, pins, plan, upstream),
 )
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 

@@ -34,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Without cached bytecode, each of about three hundred services would be compiled again.
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["OLLAMA_MODELS"] = "/nonexistent"  # those of the machine that runs the tests are not served
     fix_ram()
     sys.addaudithook(forbid_in_pure_tests)
     if hasattr(config, "workerinput"):

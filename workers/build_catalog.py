@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from app.entities.model import Replicas
@@ -9,19 +11,25 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import ModelShape
 from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.catalog.demo_model import write_demo_model
+from workers.catalog.lm_studio import lm_studio_folders
 from workers.catalog.model_headers import ModelHeaders
+from workers.catalog.ollama_store import ollama_folders
+from workers.catalog.other_programs import ProgramFolder
 from workers.folders import cache_folder
 
 
 def build_catalog(
-    settings: Settings, shapes: ModelHeaders[ModelShape] | None = None, earlier: Catalog | None = None
+    settings: Settings,
+    shapes: ModelHeaders[ModelShape] | None = None,
+    earlier: Catalog | None = None,
+    with_demo: bool = True,
 ) -> Catalog:
     """The catalogue for these settings, scanned. `shapes` caches what is read from the models' headers; `earlier`: the
-    catalogue that this one may replace.
+    catalogue that this one may replace; `with_demo`: the demo model is written if nothing is configured.
 
     Raises OSError if the demo model is needed and cannot be written.
     """
-    folders = _models_folders(settings)
+    folders = _models_folders(settings) if with_demo else settings.catalog.models_dirs
     return Catalog(
         folders,
         settings.launch_of(),
@@ -33,12 +41,16 @@ def build_catalog(
         earlier,
         settings.catalog.default_model,
         {name: tuple(models) for name, models in settings.any_of.items()},
+        _program_folders(settings.catalog.lm_studio, lm_studio_folders),
+        _program_folders(settings.catalog.ollama, lambda: ollama_folders(os.environ)),
     )
 
 
 def has_models(settings: Settings) -> bool:
     """Whether models, or folders with models, are configured."""
-    return bool(settings.catalog.models_dirs or settings.models)
+    catalog = settings.catalog
+    chosen = any(folder not in ("auto", "off") for folder in (catalog.ollama, catalog.lm_studio))
+    return bool(catalog.models_dirs or settings.models or chosen)
 
 
 def _models_folders(settings: Settings) -> list[Path]:
@@ -62,6 +74,13 @@ def _hugging_face_cache(settings: Settings) -> Path | None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE if chosen == "auto" else chosen)
+
+
+def _program_folders(chosen: str, usual: Callable[[], tuple[ProgramFolder, ...]]) -> tuple[ProgramFolder, ...]:
+    """Where another program keeps its models: for "auto" the usual places, for "off" none."""
+    if chosen in ("auto", "off"):
+        return usual() if chosen == "auto" else ()
+    return (ProgramFolder(chosen, is_configured=True),)
 
 
 def _entries(settings: Settings) -> list[ConfiguredModel]:

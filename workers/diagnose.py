@@ -79,8 +79,8 @@ def _configuration(check: ConfigurationCheck) -> ConfigurationFacts:
 
 
 def _read_models(settings: Settings) -> ModelFacts:
-    build = partial(build_catalog, settings) if has_models(settings) else None
-    return read_models(settings.catalog.models_dirs, frozenset(settings.models), build)
+    build = partial(build_catalog, settings, with_demo=False)
+    return read_models(settings.catalog.models_dirs, frozenset(settings.models), build, has_models(settings))
 
 
 def _diagnose_models(call: BoundedCall[ModelFacts], settings: Settings) -> tuple[list[Finding], Sequence[CheckedModel]]:

@@ -24,6 +24,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
+from workers.build_downloads import build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
 from workers.builders import build_engine_reader, build_relay, build_spawn, gpus_at_start
@@ -111,6 +112,7 @@ class Runtime:
             configuration=self._reload,
             pool=self._pool,
             plans=Plans(self._store, request_of, read_memory),
+            downloads=build_downloads(),
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,

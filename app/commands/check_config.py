@@ -78,9 +78,9 @@ def _warnings_about_engine(settings: Settings) -> list[str]:
 
 def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
     """A line for each model that cannot be served, and for other problems with model files."""
-    from workers.build_catalog import build_catalog, has_models
+    from workers.build_catalog import build_catalog
 
-    return build_catalog(settings).warnings if has_models(settings) else ()
+    return build_catalog(settings, with_demo=False).warnings
 
 
 @contextlib.contextmanager

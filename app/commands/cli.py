@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,12 +14,14 @@ from app.commands.check_config import check_config, config_option
 from app.commands.completion import completion_command
 from app.commands.convert_config import convert_config
 from app.commands.doctor import doctor
+from app.commands.downloads.pull import pull_command
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.install_service import install_service
 from app.commands.launch import launch
 from app.commands.options import WRONG_USE, exit_no, exit_wrong_use
 from app.commands.plan import plan
+from app.commands.ready_message import print_ready_message
 from app.commands.reload import reload
 from app.commands.service.decisions import decisions_command
 from app.commands.service.load import load_command
@@ -35,12 +34,6 @@ from app.commands.service.top import top_command
 from app.commands.service.unload import unload_command
 
 GUNICORN_CANNOT_START = 4  # gunicorn's APP_LOAD_ERROR: a restart would fail too
-
-if TYPE_CHECKING:
-    from app.entities.launch import Task
-    from app.entities.model import Model
-    from app.settings.schema import Settings
-    from workers.runtime import Runtime
 
 
 @click.group(cls=GroupedCommands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,7 +92,7 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
 
     arbiter_pid = os.getpid()
     try:
-        Application(settings, functools.partial(_print_ready_message, settings)).run()
+        Application(settings, functools.partial(print_ready_message, settings)).run()
     except SystemExit as end:  # also raised in the worker, which is a fork of this process
         is_arbiter = os.getpid() == arbiter_pid
         sys.exit(WRONG_USE if end.code == GUNICORN_CANNOT_START and is_arbiter else end.code)
@@ -121,6 +114,7 @@ for command in (
     show_command,
     logs_command,
     decisions_command,
+    pull_command,
     load_command,
     unload_command,
     pin_command,
@@ -147,80 +141,6 @@ def _lock_state_or_exit() -> None:
         lock_state(state_folder())
     except StateInUse as error:
         exit_no(f"cannot start: {error}")
-
-
-def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
-    """A small valid model and its task, preferably a chat model. Reads at most ten headers."""
-    from app.entities.launch import Task
-    from app.errors import InvalidModelFile
-
-    found = None
-    for model in sorted(models, key=lambda model: model.size_bytes)[:10]:
-        with contextlib.suppress(InvalidModelFile):
-            good = runtime.services.catalog.servable(model)
-            task = runtime.task_of(good)
-            if task is Task.COMPLETION:
-                return good, task
-            found = found or (good, task)
-    return found
-
-
-def _example_request(task: Task) -> tuple[str, dict[str, Any]]:
-    """The path and the body, without `model`, of an example request."""
-    from app.entities.launch import Task
-
-    match task:
-        case Task.EMBEDDING:
-            return "/v1/embeddings", {"input": "Hello!"}
-        case Task.RERANK:
-            return "/v1/rerank", {"query": "greeting", "documents": ["Hello!", "Good night."]}
-        case Task.COMPLETION:
-            return "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hello!"}]}
-
-
-def _print_ready_message(settings: Settings, runtime: Runtime, address: str) -> None:
-    """Print the address and an example request once the service is ready."""
-    address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # a connectable address
-    models = [model for model in runtime.services.catalog.models() if not model.problem]
-    broken = len(runtime.services.catalog.models()) - len(models)
-    lines = ["", f"Llama Smart Proxy {runtime.services.version} is ready.", f"  OpenAI base URL  {address}/v1"]
-    lines += [
-        f"  status page      {address}/",
-        f"  models           {_summarize_names([model.name for model in models])}",
-    ]
-    if broken:
-        lines += [f"  not served       {broken}; see {address}/"]
-    if not models and settings.catalog.models_dirs:
-        folders = ", ".join(map(str, settings.catalog.models_dirs))
-        lines += ["", f"  No usable *.gguf file in {folders} or its subfolders."]
-    if runtime.services.engine is None:
-        lines += ["", f"  No engine: {runtime.services.engine_problem}"]
-    if not runtime.has_models:
-        lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
-        lines += [f"    {_command_to_type()} serve --models-dir DIR"]
-    if settings.is_open:
-        lines += ["", "  No keys are configured: anyone who can reach this address can use it."]
-    if found := _example_model(runtime, models):
-        model, task = found
-        path, more = _example_request(task)
-        body = json.dumps({"model": model.name, **more})
-        key = ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
-        lines += ["", "  Try it:", f"    curl {address}{path}{key} -d {shlex.quote(body)}"]
-    with contextlib.suppress(OSError):  # stdout may be closed
-        click.echo("\n".join([*lines, ""]))
-
-
-def _command_to_type() -> str:
-    """How to run this program again from the same shell."""
-    import shutil
-
-    name = "llama-smart-proxy"
-    return name if shutil.which(name) else str(Path(sys.argv[0]).with_name(name))
-
-
-def _summarize_names(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "none"
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _log_to_stderr() -> None:

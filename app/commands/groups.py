@@ -8,7 +8,7 @@ import click
 
 SECTIONS = {
     "Serve": ("serve", "check-config", "reload", "doctor", "install-service"),
-    "Use": ("run", "launch"),
+    "Use": ("pull", "run", "launch"),
     "Inspect": ("ps", "top", "models", "show", "logs", "decisions"),
     "Control": ("load", "unload", "pin", "unpin"),
     "Plan": ("estimate", "plan"),
@@ -17,7 +17,6 @@ SECTIONS = {
 ALIASES = {"list": "models", "stop": "unload"}
 # Of Ollama's and llama-swap's users.
 ELSEWHERE = {
-    "pull": "put *.gguf files into a folder of `serve --models-dir`, for example with `hf download`",
     "rm": "remove the model's file",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,15 @@ from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
 
 LATEST = ":latest"  # the tag that Ollama's clients add to a name without one
+
+
+class ModelSource(enum.StrEnum):
+    """Whose folder a model's file is in. What other programs keep is only read."""
+
+    FILE = "file"  # a models_dir, or the path of an entry
+    HUGGING_FACE = "hugging_face"  # the cache of the Hugging Face libraries
+    LM_STUDIO = "lm_studio"
+    OLLAMA = "ollama"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,7 @@ class Model:
     size_bytes: int  # of all parts, including the projector
     created: int  # the file's modification time, Unix seconds: /v1/models shows it
     launch: LaunchSettings
-    aliases: tuple[str, ...] = ()  # additional names
+    aliases: tuple[str, ...] = ()  # additional names: configured, or those of the same file in other places
     problem: str = ""  # why it cannot be served, as far as its files show; "" if it can
     ttl_seconds: float | None = None  # idle time before unloading; None: as in scheduling
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
@@ -40,15 +50,17 @@ class Model:
     replicas: Replicas = field(default_factory=Replicas)
     requests: RequestRules = field(default_factory=RequestRules)
     variants: Mapping[str, RequestRules] = field(default_factory=dict)  # further names; their rules, with `requests`
+    repo: str = ""  # of its entry: "user/repo:QUANT", where its files are or would be downloaded from
     variant: str = ""  # the one whose name it was found by
     media: frozenset[Media] = frozenset()  # what its projector takes
+    source: ModelSource = ModelSource.FILE
     # None until the header has been read. Not compared: the same model is known better later.
     facts: HeaderFacts | None = field(default=None, compare=False, repr=False)
     capabilities: Capabilities | None = field(default=None, compare=False, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that settings give it."""
+        """The names by which it is listed, and keys may be limited."""
         return self.name, *self.aliases, *self.variants
 
     @property

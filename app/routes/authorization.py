@@ -38,13 +38,17 @@ PUBLIC_ON_LOOPBACK = {"metrics.show_metrics", "metrics.list_targets"}  # a local
 WANTS_JSON = {  # or a key: no form has that type
     *("models.load", "models.unload", "pins.pin", "pins.unpin"),
     "configuration.reload_configuration",
+    *("downloads.pull_model", "downloads.pull_like_router"),
 }
+# What a key without `admin` may order, if the settings allow it.
+PULLING = {"downloads.pull_model", "downloads.pull_like_router", "ollama.pull"}
+DELETING = {"downloads.remove_model", "downloads.remove_like_router", "ollama.delete"}
 UNLOADING = {"llama_swap.unload_by_get", "llama_swap.unload_all", "llama_swap.unload_one"}
 # A GET by which a page changes something: to HTTP addresses other than loopback, browsers tell nothing of the page.
 NEEDS_EXPLICIT_KEY = {"llama_swap.unload_by_get"}
-STATE_CHANGING = WANTS_JSON | UNLOADING | {"upstream.forward_upstream"}
+STATE_CHANGING = WANTS_JSON | UNLOADING | PULLING | DELETING | {"upstream.forward_upstream"}
 LOGS = {"logs.show_logs", "logs.stream_service_log", "logs.stream_engine_log"}
-ADMIN = {*STATE_CHANGING, *LOGS, "decisions.show_decisions"}
+ADMIN = {*(STATE_CHANGING - PULLING), *LOGS, "decisions.show_decisions"}
 ALL_MODELS = {"configuration.reload_configuration"}  # a key that does not see them all may not do this
 PAGES = {"status.show_status", "upstream.forward_upstream"}  # a browser asks its user for a key
 SCANNING = {"models.list_models", "models.show_model"}  # with ?reload=1

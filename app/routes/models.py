@@ -13,9 +13,10 @@ from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
 from app.errors import InvalidRequest, ModelNotFound, NoEngine
-from app.ports import BodyFile, RequestBody, WatchedClient
+from app.ports import BodyFile, RequestBody
 from app.request_body.content import MULTIPART
 from app.request_body.grace_period import grace_seconds
+from app.routes.download_orders import cancel_download
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
@@ -84,25 +85,34 @@ def load() -> Response:
     s = services()
     if s.engine is None:
         raise NoEngine(s.engine_problem)
-    with _command(servable_model) as (model, client, _):
-        s.pool.load(model, s.settings.max_wait_seconds, client)
+    request = current_request()
+    with admitted(s):
+        model = servable_model(request, _ordered(request)[0])
+        with contextlib.closing(request.watch_client()) as client:
+            s.pool.load(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
 
 
 @bp.post("/models/unload")
 def unload() -> Response:
     """Returns once its processes have ended. Requests that they are answering are finished first, if the order does
-    not say how long it waits for them."""
-    s = services()
-    with _command(known_or_loaded, _grace_seconds) as (model, client, seconds):
+    not say how long it waits for them. A model that is being downloaded no longer is: what came so far is kept."""
+    s, request = services(), current_request()
+    with admitted(s):
+        name, seconds = _ordered(request, _grace_seconds)
+        if cancel_download(request, name):
+            return jsonify(success=True)
         max_wait_seconds = s.settings.max_wait_seconds + (0 if seconds == inf else seconds)
-        s.pool.unload(model, max_wait_seconds, client, seconds)
+        model = known_or_loaded(request, name)
+        with contextlib.closing(request.watch_client()) as client:
+            s.pool.unload(model, max_wait_seconds, client, seconds)
     return jsonify(success=True)
 
 
 @bp.get("/models/load")
 @bp.get("/models/unload")
 @bp.get("/models/pin")
+@bp.get("/models/pull")
 @bp.get("/models/unpin")
 def reject_get() -> NoReturn:
     """These are not names of models: a model called "load" is at /v1/models/load."""
@@ -137,21 +147,12 @@ def props() -> Response:
     return jsonify(router_props(s.engine, s.settings.max_loaded))
 
 
-@contextlib.contextmanager
-def _command(
-    find: Callable[[IncomingRequest, str], Model],
-    read_grace: Callable[[IncomingRequest, RequestBody], float] = lambda request, body: inf,
-) -> Iterator[tuple[Model, WatchedClient, float]]:
-    """The model of a load or unload, its watched client, and how many seconds its running requests get; takes a place
-    among the inference requests meanwhile."""
-    request = current_request()
-    with admitted(request.services):
-        with contextlib.closing(request.receive_body()) as body:
-            name = read_request(request, body, must_name=True).model
-            seconds = read_grace(request, body)
-        model = find(request, name)
-        with contextlib.closing(request.watch_client()) as client:
-            yield model, client, seconds
+def _ordered(
+    request: IncomingRequest, read_grace: Callable[[IncomingRequest, RequestBody], float] = lambda request, body: inf
+) -> tuple[str, float]:
+    """The name in the body of a load or unload, and how many seconds its running requests get."""
+    with contextlib.closing(request.receive_body()) as body:
+        return read_request(request, body, must_name=True).model, read_grace(request, body)
 
 
 @contextlib.contextmanager

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from typing import NoReturn
 
 from flask import Blueprint, Response, jsonify
 from flask import request as flask_request
 
-from app.entities.model import Model
 from app.errors import InvalidRequest, ModelNotFound, NotSupported
 from app.request_body.ollama_body import NameRequest, name_request
+from app.routes.download_orders import DownloadStates, delete_model, order_download
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import InferenceResponse
+from app.routes.key_limits import take_request
 from app.routes.models import admitted
-from app.routes.ollama_answer import NDJSON
+from app.routes.ollama_answer import JSON, NDJSON
 from app.routes.ollama_exchange import respond_to_ollama
 from app.routes.visibility import described_models, find_model, virtual_names, visible_pool
 from app.services import services
+from app.use_cases.ollama.pull import pull_progress
 from app.use_cases.ollama.translation import Api
 from app.use_cases.reporting.ollama_models import model_details, process_list, tag_list
 
@@ -27,7 +30,8 @@ bp = Blueprint("ollama", __name__)
 
 # Clients compare it, to learn what is understood: this is the release whose API is followed.
 VERSION = "0.30.6"
-FILES = "models are files here: add or delete them in a folder of catalog.models_dirs, then GET /v1/models?reload=1"
+FILES = "models are files here: add them to a folder of catalog.models_dirs, then GET /v1/models?reload=1"
+NO_REGISTRY = "models of Ollama's registry are not downloaded: pull user/repo:QUANT of Hugging Face, as hf.co/user/repo"
 
 
 def forward_translated() -> Response:
@@ -68,22 +72,40 @@ def show_details() -> Response:
 
 @bp.post("/api/pull")
 def pull() -> Response:
-    """Success, in Ollama's form, for a model that is there."""
+    """A line for each change, the last one `success` or an error; without `stream` only that."""
     request = current_request()
+    if request.key is not None:
+        take_request(request.services, request.key)
     found = _names(request)
-    _pulled(request, found.name)
-    done = json.dumps({"status": "success"}) + "\n"
-    return Response(done, content_type=NDJSON if found.streams else "application/json")
-
-
-def _pulled(request: IncomingRequest, name: str) -> Model:
     try:
-        return find_model(request, name)
-    except ModelNotFound as error:
-        raise ModelNotFound(name, f"/api/pull downloads nothing; {FILES}") from error
+        ordered = order_download(request, found.name)
+    except InvalidRequest:
+        raise ModelNotFound(found.name, NO_REGISTRY) from None
+    states = DownloadStates(request, ordered)
+    if found.streams:
+        response = Response((_line(pull_progress(each)) for each in states), content_type=NDJSON)
+        response.call_on_close(states.close)
+        return response
+    with contextlib.closing(states):
+        *_, last = states
+    if states.problem:
+        raise states.problem
+    return Response(_line(pull_progress(last)), content_type=JSON)
+
+
+def _line(line: Mapping[str, object]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
 
 
 @bp.delete("/api/delete")
+def delete() -> Response:
+    request = current_request()
+    name = _names(request).name
+    with admitted(request.services):
+        delete_model(request, name)
+    return Response()
+
+
 @bp.post("/api/create")
 @bp.post("/api/push")
 @bp.route("/api/blobs/<digest>", methods=["HEAD", "POST"])

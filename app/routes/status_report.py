@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify
 
 from app.entities.memory import MemoryReading
 from app.routes.authorization import may_unload
+from app.routes.download_rules import may_pull, visible_downloads
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.visibility import (
     is_limited,
@@ -53,8 +54,10 @@ def status_text(request: IncomingRequest, min_age: float, max_age: float) -> byt
     facts = (
         *(store.pool, store.decisions, store.pins, store.configuration),
         *(services.engine, services.engine_problem, services.engine_slots.loads, services.activity.version),
+        *(services.downloads.all, services.settings),
     )
-    audience = request.key.models if is_limited(request.key) and request.key else None, may_unload(request)
+    globs = request.key.models if is_limited(request.key) and request.key else None
+    audience = globs, may_unload(request)
 
     def make() -> bytes:
         return json.dumps(service_status(status_facts(request)), separators=(",", ":")).encode()
@@ -76,11 +79,13 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         loads=s.engine_slots.loads,
         hour=visible_hour(request),
         decisions=visible_decisions(request),
+        downloads=visible_downloads(request),
         reasons=tuple(reasons),
         engine=s.engine,
         version=s.version,
         sees_all=not is_limited(request.key),
         is_admin=may_unload(request),
+        may_pull=may_pull(request),
         uptime_seconds=now - s.started_at,
         now=now,
         at=time.time(),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from app.entities.launch import AUTO_UBATCH
-from app.entities.model import Model
+from app.entities.model import Model, ModelSource
 from app.entities.model_name import is_glob
 from app.settings.schema import Settings
 
@@ -72,6 +72,13 @@ def _models_with_large_ubatches(settings: Settings, models: Sequence[Model]) -> 
 
 def _models_with_globs(settings: Settings, models: Sequence[Model]) -> str:
     return _named("model", (model.name for model in models if any(map(is_glob, model.aliases))))
+
+
+def _models_of_other_programs(settings: Settings, models: Sequence[Model]) -> str:
+    decided = settings.catalog.model_fields_set
+    new = [each for each in (ModelSource.OLLAMA, ModelSource.LM_STUDIO) if each.value not in decided]
+    found = [model.name for model in models if model.source in new]
+    return _named("model", found) if len(found) <= MAX_NAMED else f"{len(found)} models of Ollama and LM Studio"
 
 
 def _agents(settings: Settings, models: Sequence[Model]) -> str:
@@ -141,6 +148,12 @@ CHANGES = (
         _agents,
         "chat requests that name an agent in their messages are changed or answered by it (docs/agents.md); to prevent "
         "this, remove its name",
+    ),
+    Change(
+        "other-programs",
+        _models_of_other_programs,
+        "models that Ollama and LM Studio have fetched are listed and served, too; catalog.ollama: off and "
+        "catalog.lm_studio: off prevent this",
     ),
     Change(
         "excess-memory",

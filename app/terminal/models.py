@@ -8,6 +8,7 @@ from typing import Any
 from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, printable, size_cell, tokens_cell
 
+SOURCES = {"hugging_face": "the Hugging Face cache", "lm_studio": "LM Studio", "ollama": "Ollama"}
 OUTCOME_STYLES = {"loaded": "green", "evict": "yellow", "wait": "yellow", "refuse": "red"}
 
 EXPENDABLE = ("QUANT", "CAN", "CONTEXT", "SIZE")  # columns, the first one first
@@ -59,6 +60,7 @@ def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     yield "aliases", ", ".join(map(printable, entry.get("aliases", ())))
     yield "stands for", ", ".join(map(printable, entry.get("any_of", ())))
     yield "variant of", printable(entry.get("parent", ""))
+    yield "found in", SOURCES.get(entry.get("source", ""), "")
     yield "can", " ".join(map(printable, abilities(entry.get("capabilities", ()))))
     yield "quantization", printable(str(meta.get("ftype") or ""))
     yield "size", size_cell(entry.get("size"))

@@ -15,8 +15,7 @@ from app.entities.model import Model
 from app.errors import ModelNotFound
 from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
 from tests.helpers.service import wait_for
-from workers.catalog import catalog as catalog_module
-from workers.catalog import scans
+from workers.catalog import discovery, scans
 from workers.catalog.catalog import Catalog
 
 DEADLINE_SECONDS = 10.0
@@ -291,7 +290,7 @@ def test_a_failed_scan_does_not_change_the_catalogue(
     a_gguf(tmp_path / "a.gguf")
     catalog = a_catalog(tmp_path)
     with monkeypatch.context() as broken:
-        broken.setattr(catalog_module, "walk", lambda *_: 1 // 0)
+        broken.setattr(discovery, "walk", lambda *_: 1 // 0)
         catalog.reload()
     assert catalog.find("a").name == "a"
     assert "ZeroDivisionError" in caplog.text
@@ -306,8 +305,8 @@ class HeldScans:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
         self.count = 0
-        self._walk = catalog_module.walk
-        monkeypatch.setattr(catalog_module, "walk", self._hold)
+        self._walk = discovery.walk
+        monkeypatch.setattr(discovery, "walk", self._hold)
 
     def _hold(self, *arguments):
         files = list(self._walk(*arguments))
@@ -357,7 +356,7 @@ def test_a_hanging_disk_blocks_one_caller_only(tmp_path: Path, monkeypatch: pyte
 def test_an_aborted_scan_does_not_block_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     catalog = a_catalog(tmp_path)
     with monkeypatch.context() as dying:
-        dying.setattr(catalog_module, "walk", lambda *_: sys.exit())
+        dying.setattr(discovery, "walk", lambda *_: sys.exit())
         with pytest.raises(SystemExit):
             catalog.reload()
     a_gguf(tmp_path / "a.gguf")

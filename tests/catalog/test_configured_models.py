@@ -258,16 +258,12 @@ def test_a_link_to_the_file_of_an_entry_is_another_name_of_the_entry(home: Path)
 def test_one_file_under_two_names_with_the_same_settings_is_a_warning_that_proposes_an_alias(home: Path):
     """llama-swap#281: two servers with the same weights."""
     path = home / "far" / "d.gguf"
-    (home / "models" / "link.gguf").symlink_to(home / "models" / "sub" / "b.gguf")
     different = replace(an_entry("different", path=path), launch=a_launch(ctx_size=7))
     catalog = a_catalog(home, an_entry("one", path=path, aliases=("uno",)), different, an_entry("two", path=path))
-    assert catalog.warnings == tuple(
-        f"models {one} and {two} are one file with the same settings, which is loaded once for each: "
-        f"in their place, set models.{one}.aliases to [{two}]"
-        for one, two in (("one", "two"), ("link", "b"))
+    assert catalog.warnings == (
+        "models one and two are one file with the same settings, which is loaded once for each: "
+        "in their place, set models.one.aliases to [two]",
     )
-    catalog = a_catalog(home, an_entry("link", aliases=("b",)))
-    assert catalog.find("b").name == "link" and "b" not in listed(catalog) and catalog.warnings == ()
 
 
 def test_a_variant_is_another_name_with_rules_of_its_own(home: Path):

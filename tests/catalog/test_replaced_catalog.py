@@ -12,7 +12,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model import Replicas
 from tests.helpers.builders import a_gguf
 from tests.helpers.service import wait_for
-from workers.catalog import catalog as module
+from workers.catalog import discovery as module
 from workers.catalog import scans
 from workers.catalog.catalog import Catalog
 from workers.catalog.configured_models import ConfiguredModel

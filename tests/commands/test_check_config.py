@@ -174,6 +174,11 @@ def test_json_of_an_invalid_configuration_has_the_errors():
     )
 
 
+def test_a_folder_of_another_program_that_is_missing_is_a_warning(tmp_path):
+    done = check("--config", written(tmp_path, "catalog: {ollama: gone, lm_studio: off, hugging_face: {cache: off}}"))
+    assert f"warning: {tmp_path}/gone cannot be read: No such file or directory" in done.output
+
+
 def test_models_that_cannot_be_served_are_warnings(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "broken.gguf").write_bytes(b"GGUF")

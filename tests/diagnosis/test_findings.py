@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.entities.launch import EngineFacts, EngineKind
+from app.entities.model import ModelSource
 from app.use_cases.diagnosis.configuration import ConfigurationFacts, configuration_findings
 from app.use_cases.diagnosis.engine import EngineDiagnosis, engine_findings
 from app.use_cases.diagnosis.finding import Finding, good, problem, totals_line, warning
@@ -116,7 +117,19 @@ def test_folders_without_a_model_that_can_be_served_are_a_problem():
 
 
 def test_without_configured_models_the_demo_model_is_served():
-    assert levels(model_findings(ModelFacts(has_sources=False))) == "ok"
+    assert levels(model_findings(ModelFacts(is_configured=False))) == "ok"
+
+
+def test_models_are_counted_by_where_they_were_found():
+    own, cached, pulled = (
+        CheckedModel("a"),
+        *(CheckedModel("b", source=source) for source in (ModelSource.HUGGING_FACE, ModelSource.OLLAMA)),
+    )
+    facts = ModelFacts([ModelFolder("/m"), ModelFolder("/n")], [own, pulled, cached, pulled])
+    assert said(model_findings(facts)) == [
+        ("ok", "4: 1 in 2 folders, 1 in the Hugging Face cache, 2 from Ollama"),
+    ]
+    assert said(model_findings(ModelFacts(models=[pulled], is_configured=False))) == [("ok", "1: 1 from Ollama")]
 
 
 @pytest.mark.parametrize(

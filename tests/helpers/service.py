@@ -49,6 +49,8 @@ class Service:
         env |= {
             "XDG_CACHE_HOME": str(folder / "cache"),
             "HF_HOME": str(folder / "huggingface"),
+            "HOME": str(folder),  # LM Studio's models of who runs the tests are not served
+            "OLLAMA_MODELS": str(folder / "ollama"),
             "XDG_STATE_HOME": str(folder / "state"),
             "PYTHONUNBUFFERED": "1",
         }

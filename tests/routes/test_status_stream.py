@@ -42,6 +42,7 @@ def some_services(places: int = 16) -> Any:
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         status_texts=AudienceTexts(),
         activity=Activity(),
+        downloads=SimpleNamespace(all=()),
         engine_slots=SimpleNamespace(loads={}, view=lambda: None),
         engine=None,
         engine_problem="",

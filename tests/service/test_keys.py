@@ -88,7 +88,11 @@ ROUTES = {
     ("POST", "/api/chat"): (NO_KEY, OK, OK),
     ("POST", "/api/pull"): (NO_KEY, OK, OK),
     ("POST", "/api/copy"): (NO_KEY, (501, ""), (501, "")),
-    ("DELETE", "/api/delete"): (NO_KEY, (501, ""), (501, "")),
+    ("DELETE", "/api/delete"): (NO_KEY, FORBIDDEN, (400, "")),  # a body names the model
+    ("POST", "/models/pull"): (NO_KEY, OK, OK),  # it is here
+    ("POST", "/models"): (NO_KEY, OK, OK),
+    ("DELETE", "/models/nope"): (NO_KEY, FORBIDDEN, UNKNOWN),
+    ("DELETE", "/models?model=nope"): (NO_KEY, FORBIDDEN, UNKNOWN),
     ("GET", "/props"): (NO_KEY, OK, OK),
     ("GET", "/metrics"): (OK, OK, OK),  # allowed from loopback
     ("GET", "/sd"): (OK, OK, OK),
@@ -163,6 +167,8 @@ def test_every_route_is_in_the_table():
         *("model_events.stream_events", "upstream.forward_upstream"),
         *("models.reject_get", "configuration.reload_configuration"),
         *("ollama.forward_translated", "ollama.show_version", "ollama.list_tags", "ollama.list_processes"),
+        *("downloads.pull_model", "downloads.pull_like_router"),
+        *("downloads.remove_model", "downloads.remove_like_router", "ollama.delete"),
         *("ollama.show_details", "ollama.pull", "ollama.reject_file_command", "ollama.reject_copy"),
         "inference.forward",
         "decisions.show_decisions",

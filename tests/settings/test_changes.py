@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.entities.launch import AUTO_UBATCH
-from app.entities.model import Model
+from app.entities.model import Model, ModelSource
 from app.entities.placement import PlacementConstraints
 from app.settings.changes import CHANGES
 from app.settings.schema import Settings
@@ -70,6 +70,15 @@ def test_routes_that_became_an_admins(args: tuple[str, ...]):
     assert notices((with_args(*args),), keys=[key]) == {"admin-routes": "model m"}
     assert notices((with_args(*args),), keys=[{**key, "admin": True}]) == {}
     assert notices((with_args(*args),)) == {}, "without keys they are open"
+
+
+def test_models_of_other_programs_are_served_too():
+    models = tuple(replace(a_model(source.value), source=source) for source in ModelSource)
+    assert notices(models) == {"other-programs": "models lm_studio, ollama"}
+    decided = {"load_on_any_path": False, "ollama": "auto"}
+    assert notices(models, catalog=decided) == {"other-programs": "model lm_studio"}
+    assert notices(models, catalog={**decided, "lm_studio": "off"}) == {}
+    assert notices(models[-1:] * 6) == {"other-programs": "6 models of Ollama and LM Studio"}
 
 
 def test_more_checkpoints_may_be_far_above_the_booking():

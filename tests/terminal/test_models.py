@@ -40,6 +40,7 @@ def test_a_model_in_full():
     entry = {
         "id": "qwen3-14b",
         "aliases": ["gpt-4o-mini"],
+        "source": "ollama",
         "status": {"value": "loaded", "args": ["llama-server", "--port", "1"]},
         "size": 9 * GIB,
         "context_length": 32768,
@@ -55,6 +56,7 @@ def test_a_model_in_full():
         "qwen3-14b",
         "  now               ready on GPU 0",
         "  aliases           gpt-4o-mini",
+        "  found in          Ollama",
         "  can               chat",
         "  quantization      Q4_K_M",
         "  size              9.0 GiB",

@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.entities.gguf import FileKind, Value
-from app.entities.gguf_names import file_stem, parse_part_name
+from app.entities.gguf import Value
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
@@ -24,13 +23,12 @@ from app.errors import InvalidModelFile, ModelNotFound
 from workers.catalog.background_check import BackgroundCheck
 from workers.catalog.configured_models import ConfiguredModel, FileResolver, resolve_configured_model
 from workers.catalog.described_models import DescribedModels
+from workers.catalog.discovery import discover
 from workers.catalog.file_summaries import FileSummaries, Summaries
-from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.header_metadata import header_metadata
-from workers.catalog.hub_cache import discover_cached
 from workers.catalog.listing import Listing, discovered_lookup
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 from workers.catalog.model_headers import ModelHeaders, stamp_of
+from workers.catalog.other_programs import ProgramFolder
 from workers.catalog.scans import Scans
 from workers.catalog.sources import Sources
 from workers.catalog.unfinished import current_problem
@@ -58,12 +56,16 @@ class Catalog:
         earlier: Catalog | None = None,
         default_model: str | None = None,
         any_of: Mapping[str, tuple[str, ...]] | None = None,
+        lm_studio: Sequence[ProgramFolder] = (),
+        ollama: Sequence[ProgramFolder] = (),
     ) -> None:
         absolute = [os.path.abspath(folder) for folder in folders]
         self._sources = sources = Sources(  # replaced by `replace_by` alone
             folders=tuple(absolute),
             bases=(*([os.path.abspath(base)] if base else []), *absolute),
             cache=os.path.abspath(hub_cache) if hub_cache else None,
+            lm_studio=tuple(lm_studio),
+            ollama=tuple(ollama),
             entries=tuple(entries),
             defaults=defaults,
             constraints=constraints or PlacementConstraints(),
@@ -219,11 +221,7 @@ class Catalog:
     def _read(self, sources: Sources) -> tuple[Listing, Summaries]:
         listing = Listing(sources.defaults, sources.constraints)
         summaries = FileSummaries(self._summaries)
-        files = _files(sources.folders, summaries, listing.notes)
-        found = [_discovered_in_folder(model_files) for model_files in group_files(files, listing.notes)]
-        if sources.cache is not None:
-            found += discover_cached(sources.cache, summaries, listing.notes)
-        projectors = [file for file in files if file.kind is FileKind.PROJECTOR]
+        found, projectors = discover(sources, summaries, listing.notes)
         resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), summaries)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
@@ -231,20 +229,5 @@ class Catalog:
         return listing, summaries.summaries
 
 
-def _files(folders: Sequence[str], summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
-    visited: set[tuple[int, int]] = set()
-    return [file for folder in folders for file in walk(folder, summaries, notes, visited)]
-
-
 def _problem_line(model: Model, problem: str) -> str:
     return f"model {model.name} cannot be served: {problem}"
-
-
-def _discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
-    """The model, named after its file, or after its path in the models_dir if another model has that name."""
-    file, relative_path = os.path.basename(files.path), files.relative_path
-    part = parse_part_name(relative_path)
-    path_name = part[0] if part else file_stem(relative_path)
-    return DiscoveredModel(
-        files, (files.name, path_name), (file, relative_path, file_stem(file), file_stem(relative_path), path_name)
-    )

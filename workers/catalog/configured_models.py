@@ -59,7 +59,8 @@ class FileResolver:
     ) -> None:
         self._bases = bases
         self._cache = cache
-        self._by_path = {part.path: model.files for model in found for part in model.files.parts}
+        plain = [model.files for model in found if not model.files.adapters]
+        self._by_path = {part.path: files for files in plain for part in files.parts}
         self._names = [model.names[0] for model in found]
         self._projectors = projectors
         in_cache = [model for model in reversed(found) if model.folded_names]  # reversed: the first keeps a key
@@ -159,10 +160,11 @@ def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> 
             problem=str(error),
             ttl_seconds=entry.ttl_seconds,
             constraints=entry.constraints,
+            repo=entry.repo or "",
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.constraints)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
-    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas), files
+    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas, repo=entry.repo or ""), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: PlacementConstraints) -> Model:
@@ -170,8 +172,16 @@ def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: 
     if projector is not None:
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
-    media = projector.media if projector is not None else frozenset()
-    created = files.parts[0].mtime_ns // 10**9
+    if files.adapters:
+        launch = replace(launch, args=(*launch.args, *(arg for path in files.adapters for arg in ("--lora", path))))
     return Model(
-        name, files.path, size_bytes, created, launch, problem=files.problem, constraints=constraints, media=media
+        name,
+        files.path,
+        size_bytes,
+        created=files.parts[0].mtime_ns // 10**9,
+        launch=launch,
+        problem=files.problem,
+        constraints=constraints,
+        media=projector.media if projector is not None else frozenset(),
+        source=files.source,
     )

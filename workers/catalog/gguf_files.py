@@ -32,6 +32,7 @@ class GgufFile:
     kind: FileKind = FileKind.MODEL
     width: int | None = None  # of its embeddings; None: unknown
     media: frozenset[Media] = frozenset()  # that a projector takes
+    sha256: str = ""  # of its content, where the name of its place tells it
 
     @property
     def name(self) -> str:

@@ -7,16 +7,20 @@ to a missing revision, and reads every file of every data set. A test compares t
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from app.entities.gguf_names import file_stem, name_suffixes, quantization
+from app.entities.model import ModelSource
 from app.entities.model_name import folded
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
 
 DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
 
@@ -27,11 +31,8 @@ def discover_cached(cache: str, summaries: FileSummaries, notes: list[str]) -> l
         if folder.startswith(_FOLDER):
             repo = folder.removeprefix(_FOLDER).replace("--", "/")
             files = _files(os.path.join(cache, folder), summaries, notes)
-            found += _repository_models(
-                repo,
-                group_files(sorted(files, key=lambda file: (file.name, file.relative_path)), notes, one_family=True),
-            )
-    return found
+            found += repository_models(repo, map(_with_digest, files), notes)
+    return [replace(model, files=replace(model.files, source=ModelSource.HUGGING_FACE)) for model in found]
 
 
 def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufFile | None:
@@ -52,8 +53,11 @@ def _folder_of(cache: str, repo: str) -> str:
     return os.path.join(cache, _FOLDER + repo.partition(":")[0].replace("/", "--"))
 
 
-def _repository_models(repo: str, models: Sequence[ModelFiles]) -> list[DiscoveredModel]:
-    """The models of one repository, named by their quantization where it is unique."""
+def repository_models(repo: str, files: Iterable[GgufFile], notes: list[str]) -> list[DiscoveredModel]:
+    """The models of one repository, named by their quantization where it is unique. The files' paths are relative to
+    it."""
+    in_order = sorted(files, key=lambda file: (file.name, file.relative_path.count("/"), file.relative_path))
+    models = group_files(in_order, notes, one_family=True)
     kinds = [quantization(model.name) for model in models]
     count = Counter(kinds)
     keys: dict[str, list[str]] = defaultdict(list)
@@ -97,6 +101,15 @@ def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[Gguf
 def _complete_files(snapshot: str, summaries: FileSummaries, notes: list[str]) -> Iterator[GgufFile]:
     """The files of a snapshot, without dangling links: those are incomplete downloads."""
     return (file for file in walk(snapshot, summaries, notes, set()) if not file.is_missing)
+
+
+def _with_digest(file: GgufFile) -> GgufFile:
+    """A large file's blob is named by its SHA-256, any other's by its git hash."""
+    try:
+        blob = os.path.basename(os.readlink(file.path))
+    except OSError:  # a copy, where links are not possible
+        return file
+    return replace(file, sha256=blob) if _SHA256.fullmatch(blob) else file
 
 
 def _main_revision(folder: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 
 from app.entities.launch import LaunchSettings
@@ -19,6 +19,7 @@ from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
+from workers.catalog.same_files import group_same_files, merge_same_files
 from workers.catalog.sources import Sources
 
 MAX_NAME_LENGTH = 512
@@ -72,10 +73,10 @@ class Listing:
         self._globs.sort(key=lambda glob: -literal_length(glob[0]))
 
     def add_discovered(self, found: Sequence[DiscoveredModel]) -> None:
-        own_names = {model.files.path: name for name, model in listed_names(found).items()}
-        models = [
-            (discovered, self._model_for(discovered, own_names.get(discovered.files.path))) for discovered in found
-        ]
+        found = [model for group in group_same_files(found) for model in self._merged_unless_configured(group)]
+        listed = listed_names(found)
+        own_names = {id(model): name for name, model in listed.items()}
+        models = [(each, self._model_for(each, own_names.get(id(each)), listed)) for each in found]
         for discovered, model in models:
             if model is None:
                 continue
@@ -87,6 +88,15 @@ class Listing:
             if served_by is not None:
                 for key in discovered.folded_names:
                     self._by_folded_name.setdefault(key, served_by)
+
+    def _merged_unless_configured(self, group: list[DiscoveredModel]) -> list[DiscoveredModel]:
+        """The one model of the same files. If entries serve one of these, all names are names of the entries."""
+        identities = [model.files.identity for model in group]
+        entries = next((self._entries_by_file[each] for each in identities if each in self._entries_by_file), None)
+        if entries is None:
+            return [merge_same_files(group)]
+        self._entries_by_file |= {each: entries for each in identities if each not in self._entries_by_file}
+        return group
 
     def note_unknown_names(self, sources: Sources) -> None:
         """Warnings, no errors: files come and go."""
@@ -105,8 +115,9 @@ class Listing:
             near = similar_names(name, list(self.by_name))[:1]
             self.notes.append(f"{setting}: no model is called {name}{f'; did you mean {near[0]}?' if near else ''}")
 
-    def _model_for(self, discovered: DiscoveredModel, own_name: str | None) -> Model | None:
-        """The catalogue's model for a discovered one; None if all of its names are taken."""
+    def _model_for(self, discovered: DiscoveredModel, own_name: str | None, listed: Container[str]) -> Model | None:
+        """The catalogue's model for a discovered one; None if all of its names are taken. `listed`: what discovered
+        models are listed under, which no alias takes away."""
         served_by = self._entries_by_file.get(discovered.files.identity, [])
         if len(served_by) == 1:
             if own_name is not None:
@@ -120,7 +131,12 @@ class Listing:
             self._note_lost_name(discovered, own_name, name)
         if name is None:
             return None
-        model = self.listed[name] = self.by_name[name] = model_of(name, files, self._defaults, self._constraints)
+        aliases = _usable_names(
+            [each for each in discovered.aliases if each not in self.by_name and each not in listed]
+        )
+        model = replace(model_of(name, files, self._defaults, self._constraints), aliases=tuple(aliases))
+        self.listed[name] = model
+        self.by_name |= dict.fromkeys(model.names, model)
         self._note_files(model, files)
         return model
 

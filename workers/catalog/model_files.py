@@ -14,6 +14,7 @@ from itertools import chain
 
 from app.entities.gguf import FileKind
 from app.entities.gguf_names import family, file_stem, parse_part_name, part_path, quantization
+from app.entities.model import ModelSource
 from workers.catalog.gguf_files import GgufFile
 
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
@@ -29,6 +30,8 @@ class ModelFiles:
     parts: tuple[GgufFile, ...]  # without missing ones
     problem: str = ""
     projector: GgufFile | None = None
+    source: ModelSource = ModelSource.FILE
+    adapters: tuple[str, ...] = ()  # paths of LoRA adapters that belong to it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 
     @property
@@ -47,8 +50,8 @@ class ModelFiles:
 
     @property
     def identity(self) -> object:
-        """Equal for equal files, even through different links."""
-        return self.parts[0].identity or self.path
+        """Equal for equal files, even through different links, that are loaded with the same adapters."""
+        return self.parts[0].identity or self.path, self.adapters
 
     @property
     def stamp(self) -> tuple[tuple[int, int], ...]:
@@ -67,7 +70,18 @@ class DiscoveredModel:
     files: ModelFiles
     names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
+    aliases: tuple[str, ...] = ()  # names that the same file would have been listed under in other places
     folded_names: tuple[str, ...] = ()  # further names, folded, which any spelling of them matches
+
+
+def discovered_in_folder(files: ModelFiles) -> DiscoveredModel:
+    """The model, named after its file, or after its path in the folder if another model has that name."""
+    file, relative_path = os.path.basename(files.path), files.relative_path
+    part = parse_part_name(relative_path)
+    path_name = part[0] if part else file_stem(relative_path)
+    return DiscoveredModel(
+        files, (files.name, path_name), (file, relative_path, file_stem(file), file_stem(relative_path), path_name)
+    )
 
 
 def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = False) -> list[ModelFiles]:

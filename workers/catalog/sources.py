@@ -9,6 +9,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model_name import folded
 from app.entities.placement import PlacementConstraints
 from workers.catalog.configured_models import ConfiguredModel
+from workers.catalog.other_programs import ProgramFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,8 @@ class Sources:
     folders: tuple[str, ...]
     bases: tuple[str, ...]
     cache: str | None
+    lm_studio: tuple[ProgramFolder, ...]
+    ollama: tuple[ProgramFolder, ...]
     entries: tuple[ConfiguredModel, ...]
     defaults: LaunchSettings
     constraints: PlacementConstraints

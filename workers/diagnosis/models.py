@@ -14,16 +14,16 @@ from workers.catalog.catalog import Catalog
 HEADER_SECONDS = 20.0
 
 
-def read_models(folders: Sequence[Path], configured: frozenset[str], build: Callable[[], Catalog] | None) -> ModelFacts:
-    """What a scan finds, with every header read for which there is time. `build`: None if no model is configured."""
+def read_models(
+    folders: Sequence[Path], configured: frozenset[str], build: Callable[[], Catalog], is_configured: bool
+) -> ModelFacts:
+    """What a scan finds, with every header read for which there is time. `configured`: the names of models."""
     read = [ModelFolder(str(folder), _folder_problem(folder)) for folder in folders]
-    if build is None:
-        return ModelFacts(read, has_sources=False)
     catalog = build()
     models = catalog.read_headers(catalog.models(), HEADER_SECONDS)
     reported = [*(each.path for each in read if each.problem), *(model.problem for model in models if model.problem)]
     notes = [note for note in catalog.warnings if not any(each in note for each in reported)]
-    return ModelFacts(read, [*map(_checked, models)], configured, notes)
+    return ModelFacts(read, [*map(_checked, models)], configured, notes, is_configured)
 
 
 def _folder_problem(folder: Path) -> str:
@@ -36,7 +36,7 @@ def _folder_problem(folder: Path) -> str:
 
 def _checked(model: Model) -> CheckedModel:
     is_locked = "--mlock" in model.launch.args
-    return CheckedModel(model.name, model.size_bytes, model.problem, is_locked, tuple(_missing(model)))
+    return CheckedModel(model.name, model.size_bytes, model.problem, is_locked, model.source, tuple(_missing(model)))
 
 
 def _missing(model: Model) -> Iterator[str]:

@@ -11,6 +11,11 @@ from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.settings.values import AutoOffOrPath, Folder, ModelName, OffAllowOn, RepositoryGlob, Section, absolute
 
 
+def absolute_path(chosen: str) -> str:
+    """A path of an AutoOffOrPath made absolute; auto and off as they are."""
+    return chosen if chosen in ("auto", "off") else str(absolute(Path(chosen)))
+
+
 class HuggingFaceSettings(Section):
     """Models of Hugging Face repositories: those that are in its cache, and which others may be downloaded."""
 
@@ -38,7 +43,7 @@ class HuggingFaceSettings(Section):
     @field_validator("cache")
     @classmethod
     def _absolute(cls, cache: str) -> str:
-        return cache if cache in ("auto", "off") else str(absolute(Path(cache)))
+        return absolute_path(cache)
 
     @model_validator(mode="after")
     def _downloads_have_a_place(self) -> Self:
@@ -81,3 +86,23 @@ class CatalogSettings(Section):
         ),
     )
     hugging_face: HuggingFaceSettings = HuggingFaceSettings()
+    ollama: AutoOffOrPath = Field(
+        "auto",
+        description=(
+            "Ollama's models, read only. auto: `OLLAMA_MODELS`, else where Ollama keeps them: `~/.ollama/models`, "
+            "`/usr/share/ollama`, `/var/lib/ollama`; off: do not use them; or the folder that contains `manifests` and "
+            "`blobs`."
+        ),
+    )
+    lm_studio: AutoOffOrPath = Field(
+        "auto",
+        description=(
+            "LM Studio's models. auto: the folder that LM Studio of this user keeps them in, as `~/.lmstudio/models`; "
+            "off: do not use them; or a folder with `PUBLISHER/REPO/FILE.gguf`."
+        ),
+    )
+
+    @field_validator("ollama", "lm_studio")
+    @classmethod
+    def _absolute(cls, folder: str) -> str:
+        return absolute_path(folder)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from app.entities.model import ModelSource
 from app.use_cases.diagnosis.finding import Finding, good, problem, warning
+
+PLACES = {
+    ModelSource.HUGGING_FACE: "in the Hugging Face cache",
+    ModelSource.LM_STUDIO: "from LM Studio",
+    ModelSource.OLLAMA: "from Ollama",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,7 @@ class CheckedModel:
     size_bytes: int = 0
     problem: str = ""  # why it cannot be served
     is_locked: bool = False  # in RAM: --mlock
+    source: ModelSource = ModelSource.FILE
     missing: Sequence[str] = ()  # companion files (draft model, adapter, projector) that cannot be read
 
 
@@ -35,7 +44,7 @@ class ModelFacts:
     models: Sequence[CheckedModel] = ()
     configured: frozenset[str] = frozenset()
     notes: Sequence[str] = ()  # warnings of the scan that concern no single model
-    has_sources: bool = True  # folders or models are configured
+    is_configured: bool = True  # folders or models are; else the demo model is served, too
 
 
 def model_findings(facts: ModelFacts) -> list[Finding]:
@@ -57,13 +66,23 @@ def _folders(facts: ModelFacts) -> Iterator[Finding]:
 
 def _count(facts: ModelFacts) -> Finding:
     broken = sum(bool(model.problem) for model in facts.models)
-    folders = f" in {len(facts.folders)} folder{'' if len(facts.folders) == 1 else 's'}" if facts.folders else ""
-    counted = f"{len(facts.models)}{folders}"
+    counted = _counted(facts)
     if len(facts.models) > broken:
         return good("models", f"{counted}, {broken} broken" if broken else counted)
-    if not facts.has_sources and not broken:
+    if not facts.is_configured and not broken:
         return good("models", "none configured: the demo model is served", "llama-smart-proxy serve --models-dir DIR")
     return problem("models", f"{counted}, none can be served", "put *.gguf files there, or correct the paths")
+
+
+def _counted(facts: ModelFacts) -> str:
+    """`14 in 2 folders`, or `14: 9 in 2 folders, 5 from Ollama`."""
+    by_source = Counter(model.source for model in facts.models)
+    own = by_source[ModelSource.FILE]
+    folders = f" in {len(facts.folders)} folder{'' if len(facts.folders) == 1 else 's'}" if facts.folders else ""
+    others = [f"{by_source[source]} {PLACES[source]}" for source in PLACES if by_source[source]]
+    if not others:
+        return f"{own}{folders}"
+    return f"{len(facts.models)}: {', '.join([*([f'{own}{folders}'] if own else []), *others])}"
 
 
 def _broken(facts: ModelFacts) -> Iterator[Finding]:

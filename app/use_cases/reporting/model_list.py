@@ -132,6 +132,7 @@ def _entry(
         "created": model.created,
         "owned_by": "llama-smart-proxy",
         "aliases": list(model.aliases),
+        "source": model.source.value,
         "status": model_status(model, server, pool, engine),
         "size": model.size_bytes,
         **(dict.fromkeys(_CONTEXT_NAMES, tokens) if tokens else {}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.entities.download import Download
 from app.entities.engine_load import EngineLoad
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
@@ -15,6 +16,7 @@ from app.entities.memory import MemoryReading
 from app.entities.placement import CPU
 from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.decision_text import decision_text
+from app.use_cases.reporting.downloads import download_list
 from app.use_cases.reporting.gpu_programs import other_processes
 from app.use_cases.reporting.gpu_segments import gpu_segments
 from app.use_cases.reporting.last_hour import ActivityCounts, last_hour
@@ -37,11 +39,13 @@ class StatusFacts:
     records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
     loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
     hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
+    downloads: tuple[Download, ...]  # that the viewer may see, newest last
     reasons: tuple[str, ...]  # why the service is degraded
     engine: EngineFacts | None
     version: str
     sees_all: bool  # whether it may see every model: only then other processes are listed, hidden models among them
     is_admin: bool  # whether the viewer may load, unload, pin and read logs
+    may_pull: bool  # whether it may order downloads of some models
     uptime_seconds: float
     now: float  # monotonic seconds
     at: float  # the same moment in Unix seconds
@@ -64,6 +68,8 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "ram": _ram(pool, facts.memory),
         "servers": servers_status(visible, facts.loads, now, facts.at),
         "queue": queue_report(visible, now),
+        "downloads": download_list(facts.downloads),
+        "may_pull": facts.may_pull,
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
         "requests": requests_report(facts.records, names_keys=facts.is_admin),
         "last_hour": last_hour(facts.hour),

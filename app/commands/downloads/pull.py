@@ -1,0 +1,85 @@
+"""The command `pull`: fetch a model by name, or say which of its quants fits."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from app.commands.console import json_option, print_json, print_table
+from app.commands.downloads.fetcher import Fetcher, fetcher
+from app.commands.downloads.progress import ProgressDisplay
+from app.commands.options import ANSWER_IS_NO
+from app.commands.service_client import url_option
+from app.terminal.downloads import EXPENDABLE, end_text, is_running, next_step, quant_table, stopped_text
+from app.terminal.text import printable_lines
+
+POLL_SECONDS = 0.5
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+
+
+@click.command("pull")
+@click.argument("name")
+@click.option(
+    "--plan", "is_plan", is_flag=True, help="Fetch nothing: show what each quant needs and where it would go."
+)
+@url_option
+@json_option
+def pull_command(name: str, is_plan: bool, url: str, as_json: bool) -> None:
+    """Fetch the model NAME from Hugging Face, with its parts, projector and draft model.
+
+    NAME is user/repo, user/repo:QUANT or user/repo:file.gguf; without a QUANT it is Q4_K_M, if there is one. The
+    service fetches it, if one answers and the key is an admin's; else this command does, and says into which folder.
+    A model that can never fit this machine is refused before its weights are fetched.
+
+    Ctrl-C stops it and keeps what came: the same command continues there. Exit status: 0 it is here, 1 it is not.
+
+    \b
+    llama-smart-proxy pull ggml-org/gemma-3-270m-it-GGUF
+    llama-smart-proxy pull unsloth/Qwen3-14B-GGUF --plan
+
+    \b
+    --json prints {"model", "state", "total_bytes", "done_bytes", "problem", ...}, as GET /status has it;
+    with --plan the answer of POST /models/pull
+    """
+    by = fetcher(url)
+    if is_plan:
+        _show_plan(by.plan(name), as_json)
+        return
+    began_at = time.monotonic()
+    download = _fetch(by, name)
+    if as_json:
+        print_json(download)
+    else:
+        text = printable_lines(end_text(download, time.monotonic() - began_at))
+        click.echo(text, err=download["state"] != "complete")
+    if download["state"] != "complete":
+        sys.exit(ANSWER_IS_NO)
+
+
+def _show_plan(plan: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    print_table(quant_table(plan["quants"]), EXPENDABLE)
+    click.echo(next_step(plan["quants"]))
+
+
+def _fetch(by: Fetcher, name: str) -> Mapping[str, Any]:
+    """The download once it has ended. Ctrl-C ends the command."""
+    download = by.begin(name)
+    with ProgressDisplay() as progress:
+        try:
+            progress.show(download)
+            while is_running(download):
+                time.sleep(POLL_SECONDS)
+                download = by.now(download)
+                progress.show(download)
+            return download
+        except KeyboardInterrupt:
+            pass
+    click.echo(stopped_text(download, by.stop(download)), err=True)
+    sys.exit(INTERRUPTED)

@@ -1,0 +1,109 @@
+"""`pull` with a service that fetches the model."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.commands.cli import main
+from app.commands.downloads import pull as pull_module
+from tests.helpers.pulling_service import PullingService, pulling
+from tests.terminal.test_downloads import NAME, a_download, a_quant
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(pull_module, "POLL_SECONDS", 0.01)
+
+
+def pull(service: PullingService, *words: str) -> Result:
+    return CliRunner().invoke(main, ["pull", NAME, *words, "--url", service.url])
+
+
+def test_a_model_is_fetched_by_the_service_and_its_progress_is_printed_in_lines():
+    with pulling(
+        a_download("checking"), a_download(), a_download(), a_download("verifying"), a_download("complete")
+    ) as to:
+        result = pull(to)
+    assert (result.exit_code, result.stdout) == (0, f"{NAME} is here: 8.4 GiB\n")
+    assert result.stderr.splitlines() == [
+        f"{NAME}: checking its files",
+        f"{NAME}: 57 %, 4.8 of 8.4 GiB, 92 MiB/s, 40 s left",  # once: nothing has changed
+        f"{NAME}: verifying the checksums",
+        f"{NAME}: complete",
+    ]
+    assert to.orders == [("/models/pull", {"model": NAME})]
+
+
+def test_a_program_gets_the_download():
+    with pulling(a_download("complete")) as to:
+        assert json.loads(pull(to, "--json").stdout) == a_download("complete")
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (a_download("failed", problem="the repository is gated: accept its licence"), "the repository is gated"),
+        (a_download("canceled"), "canceled at 4.8 of 8.4 GiB"),
+    ],
+)
+def test_a_download_without_a_model_is_status_1(end: dict[str, object], text: str):
+    with pulling(a_download(), end) as to:
+        result = pull(to)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert text in result.stderr
+
+
+def test_a_refusal_of_the_service_is_its_error():
+    error = {"error": {"message": "needs 391 GiB, and this machine has 47", "code": "model_does_not_fit"}}
+    with pulling(a_download(), answer=(422, error)) as to:
+        result = pull(to)
+    assert (result.exit_code, result.stderr) == (1, "needs 391 GiB, and this machine has 47\n")
+
+
+def test_a_service_that_was_restarted_says_that_nothing_is_lost():
+    with pulling(a_download(), a_download(model="other/model:Q8_0")) as to:
+        result = pull(to)
+    assert (result.exit_code, "what came of" in result.stderr) == (1, True)
+
+
+def test_a_named_service_that_does_not_let_this_key_is_the_end():
+    with pulling(a_download(), may_pull=False) as to:
+        result = pull(to)
+    assert (result.exit_code, to.orders) == (1, [])
+    assert "LLAMA_SMART_PROXY_API_KEY" in result.stderr
+
+
+def test_a_plan_is_a_table_with_the_next_command():
+    body = {"model": "unsloth/Qwen3-14B-GGUF", "quants": [a_quant("Q8_0"), a_quant("Q4_K_M", recommended=True)]}
+    with pulling(a_download(), answer=(200, body)) as to:
+        lines = pull(to, "--plan").stdout.splitlines()
+        assert json.loads(pull(to, "--plan", "--json").stdout) == body
+    assert lines[0].split() == ["QUANT", "SIZE", "NEEDS", "CONTEXT", "NOW"]
+    assert lines[-1] == f"pull it:  llama-smart-proxy pull {NAME}"
+    assert to.orders[0] == ("/models/pull", {"model": NAME, "plan": True})
+
+
+@pytest.mark.parametrize(
+    ("before", "orders", "text"),
+    [
+        ([], ["/models/pull", "/models/unload"], "stopped at 4.8 of 8.4 GiB; what came is kept"),
+        ([a_download()], ["/models/pull"], "the service goes on fetching it"),  # somebody else ordered it
+    ],
+)
+def test_ctrl_c_stops_what_it_began(before: list[dict[str, object]], orders: list[str], text: str):
+    with pulling(a_download(), before=before) as to:
+        command = [sys.executable, "-P", "-m", "app.commands.cli", "pull", NAME, "--url", to.url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None and "57 %" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert text in process.stderr.read()
+            assert process.wait(20) == 130
+    assert [path for path, _ in to.orders] == orders

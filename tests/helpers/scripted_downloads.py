@@ -1,0 +1,117 @@
+"""Downloads that do what a test tells them, and the services that routes about them need: no network, no process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from app.entities.configuration import ConfigurationState
+from app.entities.download import Download, DownloadState
+from app.entities.launch import LaunchSettings
+from app.entities.model import Model
+from app.entities.repository import RepositoryName
+from app.errors import ProxyError
+from app.services import RequestSettings
+from tests.helpers.builders import Play, memory, replace
+from tests.helpers.connected_client import ConnectedClient
+from workers.catalog.catalog import Catalog, ConfiguredModel
+from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
+from workers.clients.audience_texts import AudienceTexts
+from workers.request_bodies.held_body import RequestBodies
+from workers.telemetry.activity import Activity
+
+NOON = 1_700_000_000.0
+PLACES = 16
+
+
+class ScriptedDownloads:
+    """In place of workers.downloads. Each wait takes the next of `script`: changes of the download, or its error."""
+
+    def __init__(self, *script: dict[str, Any] | ProxyError) -> None:
+        self.all: tuple[Download, ...] = ()
+        self.script = list(script)
+        self.started: list[str] = []
+        self.canceled: list[str] = []
+        self.removed: list[tuple[str, list[str]]] = []
+        self.problem: ProxyError | None = None  # of the next start or removal
+        self._lock = threading.Lock()
+
+    def start(self, name: RepositoryName) -> Download:
+        if self.problem:
+            raise self.problem
+        self.started.append(str(name))
+        if (found := self._of(name)) is None:
+            found = Download(str(name), DownloadState.CHECKING, NOON)
+            self.all = (*self.all, found)
+        return found
+
+    def wait(self, name: RepositoryName, seconds: float) -> Download | None:
+        with self._lock:
+            found = self._of(name)
+            if found is None or not found.is_running or not self.script:
+                return found
+            step = self.script.pop(0)
+            if isinstance(step, ProxyError):
+                self._put(found, {"state": DownloadState.FAILED, "problem": str(step), "code": step.code})
+                raise step
+            return self._put(found, step)
+
+    def cancel(self, name: RepositoryName) -> bool:
+        found = self._of(name)
+        if found is None or not found.is_running:
+            return False
+        self.canceled.append(str(name))
+        self._put(found, {"state": DownloadState.CANCELED})
+        return True
+
+    def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
+        if self.problem:
+            raise self.problem
+        self.removed.append((model.name, [each.name for each in unused_by]))
+        return model.size_bytes
+
+    def _of(self, name: RepositoryName) -> Download | None:
+        return next((each for each in self.all if each.model.startswith(str(name))), None)
+
+    def _put(self, old: Download, changes: dict[str, Any]) -> Download:
+        new = replace(old, **changes)
+        self.all = tuple(new if each is old else each for each in self.all)
+        return new
+
+
+def some_services(
+    folder: Path, downloads: Any, settings: RequestSettings | None = None, entries: Sequence[ConfiguredModel] = ()
+) -> Any:
+    """The parts that routes about models need; `folder` has the models."""
+    play = Play()
+    unloaded: list[str] = []
+    return SimpleNamespace(
+        settings=settings or RequestSettings(),
+        store=SimpleNamespace(
+            pool=play.state, gpus=play.state.gpus, decisions=(), pins=(), configuration=ConfigurationState(0.0)
+        ),
+        catalog=Catalog([folder], LaunchSettings(), entries=entries),
+        downloads=downloads,
+        pool=SimpleNamespace(
+            unload=lambda model, *rest: unloaded.append(model.name), unloaded=unloaded, by_availability=list
+        ),
+        admission=AdmissionLimit(PLACES),
+        viewers=viewer_limit(PLACES),
+        event_streams=event_stream_limit(PLACES),
+        clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
+        status_texts=AudienceTexts(),
+        bodies=RequestBodies(2**20, 2**24),
+        rates=KeyRateLimits(),
+        refusals=SimpleNamespace(note=lambda *refusal: None),
+        tokens=SimpleNamespace(used=lambda key: (0, None)),
+        activity=Activity(),
+        engine_slots=SimpleNamespace(loads={}, view=lambda: None),
+        engine=None,
+        engine_problem="",
+        version="1",
+        started_at=0.0,
+        read_ram=lambda: memory(0.0),
+    )
