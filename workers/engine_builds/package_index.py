@@ -140,7 +140,7 @@ def _in_short(error: Exception) -> str:
     if isinstance(error, requests.HTTPError):
         return f"HTTP {error.response.status_code}"
     names = {
-        requests.exceptions.SSLError: "its certificate is not trusted (REQUESTS_CA_BUNDLE=FILE names other authorities)",
+        requests.exceptions.SSLError: "its certificate is not trusted (see REQUESTS_CA_BUNDLE)",
         requests.exceptions.ProxyError: "the proxy does not answer",
         requests.exceptions.Timeout: "it did not answer in time",
         requests.exceptions.ConnectionError: "it cannot be reached",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from app.entities.engines import Backend
+from app.use_cases.reporting.phrases import GIB, MIB, duration_text, gib_text
 
-MIB, GIB = 1 << 20, 1 << 30
 # Measured with llama.cpp b11549 on x86-64: seconds of one core, whatever their number. CUDA: and for each architecture.
 _CPU_SECONDS = 432.0
 _CUDA_SECONDS_PER_ARCHITECTURE = 4800.0
@@ -38,9 +37,7 @@ def build_needs(backend: Backend, architectures: int, cores: int, available_byte
     return BuildNeeds(jobs, core_seconds / jobs, disk_bytes)
 
 
-def duration_text(seconds: float) -> str:
-    """As a person says it: "4 minutes", "1.5 hours"."""
-    minutes = max(1, math.ceil(seconds / 60))
-    if minutes < 90:
-        return "1 minute" if minutes == 1 else f"{minutes} minutes"
-    return f"{round(minutes / 30) / 2:g} hours"
+def needs_text(needs: BuildNeeds, disk_bytes: int) -> str:
+    """`disk_bytes`: with what is installed for the build."""
+    compilers = "1 compiler" if needs.jobs == 1 else f"{needs.jobs} compilers"
+    return f"takes about {duration_text(needs.seconds)} with {compilers} at a time, and {gib_text(disk_bytes)} of disk"
