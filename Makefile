@@ -20,8 +20,9 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded,test]'
 	@touch $@
 
+# MODEL: a file, or user/repo:QUANT of Hugging Face, which is fetched first. Without it: the demo model.
 run: install
-	@exec $(BIN)/llama-smart-proxy serve --host $(HOST) --port $(PORT)
+	@exec $(BIN)/llama-smart-proxy serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)')
 
 # While you work: lint, types, and the tests that start no process and open no socket.
 check: install lint
@@ -86,7 +87,7 @@ test-docs: install
 # The commands that draw or ask, in a terminal of tmux.
 test-terminal: install
 	@if command -v tmux >/dev/null; then \
-	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
+	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_terminal_downloads.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
 
 # The documents as a site, in build/site. A link that leads nowhere is an error.
 docs: build/site-tools/installed

@@ -85,11 +85,11 @@ class Services:
     change; nothing else changes."""
 
     catalog: ModelCatalog
+    downloads: Downloads
     store: Snapshots
     configuration: Reloader
     pool: ServerPool
     plans: ModelPlans
-    downloads: Downloads
     pins: Pins
     relay: RequestRelay
     clients: Clients

@@ -33,7 +33,7 @@ def build_catalog(
     return Catalog(
         folders,
         settings.launch_of(),
-        _hugging_face_cache(settings),
+        hugging_face_cache(settings),
         _entries(settings),
         settings.folder,
         shapes,
@@ -66,7 +66,7 @@ def _models_folders(settings: Settings) -> list[Path]:
         ) from error
 
 
-def _hugging_face_cache(settings: Settings) -> Path | None:
+def hugging_face_cache(settings: Settings) -> Path | None:
     """Where Hugging Face's libraries store downloads, by their own rules; None if the setting is "off"."""
     chosen = settings.catalog.hugging_face.cache
     if chosen == "off":

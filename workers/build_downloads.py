@@ -1,35 +1,23 @@
-"""Builds what fetches models by name."""
+"""Builds the downloads, for the service and for commands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
-from app.entities.download import Download
-from app.entities.model import Model
 from app.entities.repository import RepositoryName
-from app.errors import NotSupported
-from app.ports import Downloads
-
-DISABLED = "models are not downloaded: catalog.hugging_face.cache, where they would go, is off"
-
-
-def build_downloads() -> Downloads:
-    return NoDownloads()
+from app.settings.schema import Settings
+from workers.build_catalog import hugging_face_cache
+from workers.downloads.downloader import Downloader
+from workers.downloads.found_model import FoundModel
 
 
-class NoDownloads:
-    """Where there is no cache for them."""
+def build_downloads(settings: Callable[[], Settings], completed: Callable[[], None]) -> Downloader:
+    """`settings`: the current ones. `completed`: see Downloader."""
+    return Downloader(lambda: hugging_face_cache(settings()), _find, lambda found: None, completed)
 
-    all: tuple[Download, ...] = ()
 
-    def start(self, name: RepositoryName) -> Download:
-        raise NotSupported(DISABLED)
+def _find(name: RepositoryName) -> FoundModel:
+    from workers.downloads.hub import Hub  # imports huggingface_hub: 20 MiB, only for who downloads
+    from workers.downloads.search import search_model
 
-    def wait(self, name: RepositoryName, seconds: float) -> Download | None:
-        return None
-
-    def cancel(self, name: RepositoryName) -> bool:
-        return False
-
-    def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
-        raise NotSupported(DISABLED)
+    return search_model(Hub(), name)

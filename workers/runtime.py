@@ -77,6 +77,7 @@ class Runtime:
         self._files = StateFiles(state_folder(), settings)
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
+        self._downloads = build_downloads(lambda: self._settings, self._catalog.reload)
         self._needs = EstimateSource(self._files.history, engine.refresh, shapes, lambda: self._store.gpus)
         self._clients = ClientWatcher()
         self._access_log = AccessLog(self._files.logs.access_lines)
@@ -108,11 +109,11 @@ class Runtime:
         server, request_of = self._settings.server, self._needs.placement_request
         return Services(
             catalog=self._catalog,
+            downloads=self._downloads,
             store=self._store,
             configuration=self._reload,
             pool=self._pool,
             plans=Plans(self._store, request_of, read_memory),
-            downloads=build_downloads(),
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,
@@ -219,6 +220,7 @@ class Runtime:
     def begin_drain(self) -> None:
         """Reject waiting and new requests; running streams continue."""
         self._pool.post(ev.Drain(time.monotonic()))
+        self._downloads.begin_drain()
 
     def wait_drained(self, timeout: float) -> bool:
         """Wait until the last running request has ended; False if `timeout` seconds were not enough."""
@@ -226,6 +228,7 @@ class Runtime:
 
     def close(self, timeout: float) -> None:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
+        self._downloads.close()
         self._pool.post(ev.Close(time.monotonic()))
         if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
             self._files.records.end()

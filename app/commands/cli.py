@@ -15,6 +15,8 @@ from app.commands.completion import completion_command
 from app.commands.convert_config import convert_config
 from app.commands.doctor import doctor
 from app.commands.downloads.pull import pull_command
+from app.commands.downloads.remove import remove_command
+from app.commands.downloads.served_model import served_model_settings
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.install_service import install_service
@@ -62,7 +64,15 @@ def main() -> None:
     help="Folder with *.gguf files to serve, each under its file name. May be repeated. "
     "If no model is configured, a tiny demo model is served, whose answers are noise.",
 )
-def serve(config: Path | None, host: str | None, port: int | None, models_dirs: tuple[Path, ...]) -> None:
+@click.option(
+    "--model",
+    metavar="NAME_OR_FILE",
+    help="Model to serve: a *.gguf file, or user/repo:QUANT of Hugging Face, which is fetched first if it is not here. "
+    "Requests that name no model get it.",
+)
+def serve(
+    config: Path | None, host: str | None, port: int | None, models_dirs: tuple[Path, ...], model: str | None
+) -> None:
     """Serve models until Ctrl-C.
 
     The first request for a model starts a llama-server for it: the configured one, the one on PATH, or the
@@ -79,6 +89,8 @@ def serve(config: Path | None, host: str | None, port: int | None, models_dirs: 
     from app.settings.values import PREFIX
 
     os.environ.update({PREFIX + name: value for name, value in typed.items() if value is not None})
+    if model is not None:
+        os.environ.update({PREFIX + name: value for name, value in served_model_settings(model).items()})
     try:
         configuration = read_configuration()
     except ConfigurationError as error:
@@ -119,6 +131,7 @@ for command in (
     unload_command,
     pin_command,
     unpin_command,
+    remove_command,
     run_command,
 ):
     main.add_command(command)

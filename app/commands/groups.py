@@ -10,15 +10,11 @@ SECTIONS = {
     "Serve": ("serve", "check-config", "reload", "doctor", "install-service"),
     "Use": ("pull", "run", "launch"),
     "Inspect": ("ps", "top", "models", "show", "logs", "decisions"),
-    "Control": ("load", "unload", "pin", "unpin"),
+    "Control": ("load", "unload", "pin", "unpin", "rm"),
     "Plan": ("estimate", "plan"),
     "Set up": ("convert-config", "completion"),
 }
 ALIASES = {"list": "models", "stop": "unload"}
-# Of Ollama's and llama-swap's users.
-ELSEWHERE = {
-    "rm": "remove the model's file",
-}
 
 
 class GroupedCommands(click.Group):
@@ -31,8 +27,6 @@ class GroupedCommands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            if args[0] in ELSEWHERE:
-                ctx.fail(f"no such command '{args[0]}': {ELSEWHERE[args[0]]}")
             near = difflib.get_close_matches(args[0], [*self.commands, *ALIASES], n=1)
             ctx.fail(f"no such command '{args[0]}'" + (f"; did you mean {near[0]}?" if near else ""))
         return super().resolve_command(ctx, args)

@@ -115,7 +115,7 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
     if is_file(model):
         path, name, launch = model, None, settings.launch_of()
     else:
-        with _logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
+        with logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
             catalog = build_catalog(settings)
         if members := catalog.members(model):
             exit_wrong_use(f"{model} stands for {', '.join(members)} (any_of); name one of them")
@@ -153,7 +153,7 @@ def read_settings(config: Path | None) -> Settings:
 
 
 @contextlib.contextmanager
-def _logger_disabled(name: str) -> Iterator[None]:
+def logger_disabled(name: str) -> Iterator[None]:
     logger = logging.getLogger(name)
     logger.disabled = True
     try:

@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 
-def _example_model(runtime: Runtime, models: list[Model]) -> tuple[Model, Task] | None:
-    """A small valid model and its task, preferably a chat model. Reads at most ten headers."""
+def _example_model(runtime: Runtime, models: list[Model], default: str | None) -> tuple[Model, Task] | None:
+    """A valid model and its task: the default one, else a small one, preferably a chat model. Reads ten headers at
+    most."""
     from app.entities.launch import Task
     from app.errors import InvalidModelFile
 
     found = None
-    for model in sorted(models, key=lambda model: model.size_bytes)[:10]:
+    for model in sorted(models, key=lambda model: (model.name != default, model.size_bytes))[:10]:
         with contextlib.suppress(InvalidModelFile):
             good = runtime.services.catalog.servable(model)
             task = runtime.task_of(good)
-            if task is Task.COMPLETION:
+            if task is Task.COMPLETION or good.name == default:
                 return good, task
             found = found or (good, task)
     return found
@@ -69,7 +70,7 @@ def print_ready_message(settings: Settings, runtime: Runtime, address: str) -> N
         lines += [f"    {_command_to_type()} serve --models-dir DIR"]
     if settings.is_open:
         lines += ["", "  No keys are configured: anyone who can reach this address can use it."]
-    if found := _example_model(runtime, models):
+    if found := _example_model(runtime, models, settings.catalog.default_model):
         model, task = found
         path, more = _example_request(task)
         body = json.dumps({"model": model.name, **more})

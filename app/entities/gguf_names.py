@@ -25,7 +25,7 @@ _QUANTIZATION = re.compile(
 _SEPARATORS = re.compile(r"[\W_]+")
 # Words that say how a file was made, not from which model: quantized with an importance matrix, or with MTP layers.
 _VARIANTS = frozenset({"model", "i1", "imat", "mtp"})
-_DRAFT_HEADS = ("mtp-", "eagle3-", "dflash-", "dspark-")
+DRAFT_HEADS = ("mtp-", "eagle3-", "dflash-", "dspark-")
 
 
 def file_stem(name: str) -> str:
@@ -63,7 +63,7 @@ def kind_by_name(path: str) -> FileKind:
         return FileKind.PROJECTOR
     if "imatrix" in name:
         return FileKind.IMPORTANCE_MATRIX
-    return FileKind.DRAFT_HEAD if name.startswith(_DRAFT_HEADS) else FileKind.MODEL
+    return FileKind.DRAFT_HEAD if name.startswith(DRAFT_HEADS) else FileKind.MODEL
 
 
 def quantization(stem: str) -> str:

@@ -11,7 +11,7 @@ from app.entities.repository import RepositoryName
 
 
 class Downloads(Protocol):
-    """Fetches models into the Hugging Face cache (workers.downloads.downloads.Downloads). Thread-safe."""
+    """Fetches models into the Hugging Face cache (workers.downloads.downloader.Downloader). Thread-safe."""
 
     @property
     def all(self) -> tuple[Download, ...]:
@@ -19,11 +19,12 @@ class Downloads(Protocol):
 
     def start(self, name: RepositoryName) -> Download:
         """Begin to fetch a model, or join the download of the same files. Returns at once, mostly with `checking`: what
-        goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown."""
+        goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown,
+        NotSupported where the cache is not used."""
 
     def wait(self, name: RepositoryName, seconds: float) -> Download | None:
         """Wait for its end, this long at most; None if there is no such download. Raises the ProxyError of a failed
-        one: ModelDoesNotFit, InvalidModelFile, ModelNotFound or DownloadFailed."""
+        one: ModelDoesNotFit, InvalidModelFile, ModelNotFound or DownloadFailed; Draining when a shutdown begins."""
 
     def cancel(self, name: RepositoryName) -> bool:
         """Stop it; what came so far stays for the next try. Whether it was running."""
@@ -31,3 +32,7 @@ class Downloads(Protocol):
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
         """Delete the files of a model from the Hugging Face cache, except those that other models of `unused_by` have
         too; returns the bytes that became free. Raises NotSupported for a model of another folder."""
+
+    def discard(self, name: RepositoryName) -> int:
+        """Delete what unfinished downloads of the repository left, except those that run; returns the bytes that became
+        free."""

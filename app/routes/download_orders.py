@@ -11,7 +11,7 @@ from app.entities.download import Download, DownloadState
 from app.entities.model import Model
 from app.entities.repository import RepositoryName
 from app.errors import InvalidRequest, ModelNotFound, NotAllowed, ProxyError
-from app.routes.download_rules import check_pull, repository_name, visible_downloads
+from app.routes.download_rules import check_pull, repository_name, visible_downloads, wanted_download
 from app.routes.incoming_request import IncomingRequest
 from app.routes.open_stream import OpenStream
 from app.routes.visibility import find_model
@@ -92,13 +92,27 @@ def cancel_download(request: IncomingRequest, name: str) -> bool:
     return request.services.downloads.cancel(parsed)
 
 
+def _delete_remains(request: IncomingRequest, name: str) -> int:
+    """Of unfinished downloads: the bytes that become free. Nobody lists them as models."""
+    wanted = wanted_download(request, name)
+    return request.services.downloads.discard(wanted.name) if wanted else 0
+
+
 def delete_model(request: IncomingRequest, name: str) -> int:
-    """Delete the files of a model from the Hugging Face cache, then unload it; returns the bytes that become free. A
-    download that runs is canceled instead. Raises ModelNotFound, and NotSupported for a model that is elsewhere."""
+    """Delete the files of a model from the Hugging Face cache, then unload it; returns the bytes that become free.
+
+    A download that runs is canceled instead; what one left that has ended is deleted. Raises ModelNotFound, and
+    NotSupported for a model that is elsewhere.
+    """
     services = request.services
     if cancel_download(request, name):
         return 0
-    model = find_model(request, name)
+    try:
+        model = find_model(request, name)
+    except ModelNotFound:
+        if freed_bytes := _delete_remains(request, name):
+            return freed_bytes
+        raise
     others = [each for each in services.catalog.models() if each.name != model.name]
     try:
         freed_bytes = services.downloads.remove(model, others)

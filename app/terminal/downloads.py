@@ -25,7 +25,8 @@ def progress_line(download: Mapping[str, Any], columns: int) -> str:
     name = cut_in_the_middle(name, max(LEAST_NAME_CELLS, room - LEAST_BAR_CELLS - 2))
     cells = min(BAR_CELLS, room - len(name) - 2)
     share = _share(download)
-    bar = "" if share is None or cells < LEAST_BAR_CELLS else f"{_bar(share, cells)}  "
+    has_bar = share is not None and cells >= LEAST_BAR_CELLS and download["state"] in ("downloading", "verifying")
+    bar = f"{_bar(share or 0.0, cells)}  " if has_bar else ""
     return f"{name}  {bar}{text}"[: columns - 1]
 
 

@@ -113,11 +113,26 @@ def test_the_path_is_in_the_snapshot_where_the_parts_have_their_names(tmp_path: 
     assert model.size_bytes == 3 * GGUF_BYTES
 
 
-@pytest.mark.parametrize(("main", "expected"), [("old", "Q4_0"), ("new", "Q8_0"), (None, "Q8_0"), ("gone", "Q8_0")])
-def test_the_revision_is_that_of_main_or_the_last_one(tmp_path: Path, main: str | None, expected: str):
+@pytest.mark.parametrize(("main", "expected"), [("old", "old"), ("new", "new"), (None, "new"), ("gone", "new")])
+def test_a_file_of_several_revisions_is_that_of_main_or_the_last_one(tmp_path: Path, main: str | None, expected: str):
     cached(tmp_path, "u/Foo", "F-Q8_0.gguf", revision="new", main=main, mtime=2)
-    cached(tmp_path, "u/Foo", "F-Q4_0.gguf", revision="old", main=main, mtime=1)
-    assert names(tmp_path) == [f"u/Foo:{expected}"]
+    cached(tmp_path, "u/Foo", "F-Q8_0.gguf", revision="old", main=main, mtime=1)
+    (model,) = catalog(tmp_path).models()
+    assert Path(model.path).parent.name == expected
+
+
+def test_a_newer_revision_with_another_file_takes_none_away(tmp_path: Path):
+    """A pull of one quantization used to hide those that were fetched before its repository changed."""
+    cached(tmp_path, "u/Foo", "F-Q8_0.gguf", revision="old", mtime=1)
+    cached(tmp_path, "u/Foo", "F-Q4_0.gguf", revision="new", main="new", mtime=2)
+    assert names(tmp_path) == ["u/Foo:Q4_0", "u/Foo:Q8_0"]
+
+
+def test_the_parts_of_a_model_are_of_one_revision(tmp_path: Path):
+    first, second = "F-Q4_0-00001-of-00002.gguf", "F-Q4_0-00002-of-00002.gguf"
+    cached(tmp_path, "u/Foo", first, second, revision="old", mtime=1)
+    cached(tmp_path, "u/Foo", first, revision="new", main="new", mtime=2)
+    assert catalog(tmp_path).find("u/Foo").problem == f"part 2 of 2 is missing: {second}"
 
 
 def test_an_incomplete_download_is_not_listed(tmp_path: Path):

@@ -147,12 +147,13 @@ def test_what_is_in_no_gguf_file_is_left_out(
 def test_a_file_that_is_missing_or_of_another_kind_breaks_its_model_alone(tmp_path: Path):
     a_manifest(tmp_path, f"{LIBRARY}/gone/1b", model=gguf_bytes(name="gone"))
     os.unlink(blob_of(tmp_path, gguf_bytes(name="gone")))
-    a_manifest(tmp_path, f"{LIBRARY}/swapped/1b", model=a_projector(), projector=gguf_bytes())
+    a_manifest(tmp_path, f"{LIBRARY}/adapter/1b", model=gguf_bytes(ADAPTER))
+    a_manifest(tmp_path, f"{LIBRARY}/swapped/1b", model=gguf_bytes(), projector=gguf_bytes())
     a_manifest(tmp_path, f"{LIBRARY}/text/1b", model=b"none")
     a_manifest(tmp_path, f"{LIBRARY}/good/1b", model=gguf_bytes())
     problems = {model.name: model.problem.partition(" ")[2] for model in catalog(tmp_path).models()}
     assert problems.pop("good:1b") == ""
-    assert list(problems) == ["gone:1b", "swapped:1b", "text:1b"] and all(problems.values())
+    assert list(problems) == ["adapter:1b", "gone:1b", "swapped:1b", "text:1b"] and all(problems.values())
 
 
 # --- a store that is not ours --------------------------------------------------------------------------

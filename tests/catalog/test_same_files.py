@@ -105,11 +105,10 @@ def test_the_projector_comes_from_the_place_that_has_one(tmp_path: Path):
 
 
 def test_a_broken_copy_does_not_stand_for_a_good_one(tmp_path: Path):
-    cached(tmp_path / "hub", "u/Foo-GGUF", "Foo-Q4_K_M.gguf")
-    broken = a_gguf(tmp_path / "own" / "x.gguf")
+    broken = cached(tmp_path / "hub", "u/Foo-GGUF", "Foo-Q4_K_M.gguf") / "Foo-Q4_K_M.gguf"
     broken.write_bytes(bytes(broken.stat().st_size))
     a_gguf(tmp_path / "lms" / "u" / "Foo-GGUF" / "Foo-Q4_K_M.gguf")
-    assert not catalog(tmp_path).find("u/Foo-GGUF").problem
+    assert [bool(model.problem) for model in catalog(tmp_path).models()] == [False, True]
 
 
 def test_the_names_of_a_configured_file_are_names_of_its_entry(tmp_path: Path):

@@ -54,12 +54,6 @@ def test_a_mistyped_command_is_answered_with_a_similar_one():
     assert (result.exit_code, "did you mean decisions?" in result.output) == (2, True)
 
 
-@pytest.mark.parametrize("verb", ["rm"])
-def test_a_verb_of_other_programs_is_answered_with_what_to_do_here(verb: str):
-    result = CliRunner().invoke(main, [verb, "qwen3-8b"])
-    assert (result.exit_code, f"no such command '{verb}': " in result.output) == (2, True)
-
-
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_help(name: str):
     result = CliRunner().invoke(main, [name, "--help"])

@@ -126,3 +126,14 @@ def test_values_of_wrong_types_still_give_a_valid_file(tmp_path, key, odd):
     assert done.exit_code == 0, done.output
     settings = yaml.safe_load(done.stdout)
     assert valid_part(settings) == (settings, [])
+
+
+def test_a_repository_that_llama_server_would_fetch_is_fetched_here(tmp_path):
+    cmd = "llama-server --port ${PORT} -hf unsloth/Qwen3-8B-GGUF:Q4_K_M"
+    done = convert(tmp_path, yaml.dump({"includeAliasesInList": True, "models": {"qwen": {"cmd": cmd}}}))
+    settings = yaml.safe_load(done.stdout)
+    assert settings["models"]["qwen"]["repo"] == "unsloth/Qwen3-8B-GGUF:Q4_K_M"
+    assert settings["catalog"] == {"list_aliases": True, "hugging_face": {"download": "allow"}}
+    assert "fetched into the Hugging Face cache by its first request, or by `pull`" in done.stderr
+    without = convert(tmp_path, yaml.dump({"models": {"qwen": {"cmd": "llama-server --port ${PORT} -m /m/qwen.gguf"}}}))
+    assert "catalog" not in yaml.safe_load(without.stdout)

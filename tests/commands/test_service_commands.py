@@ -123,6 +123,13 @@ def test_a_mistyped_model_is_answered_with_a_similar_name(service: Service, comm
     assert result.stderr == "model 'dmo' not found; did you mean demo? `llama-smart-proxy models` lists them\n"
 
 
+@pytest.mark.parametrize("command", ["load", "show", "run"])
+def test_a_model_that_can_be_fetched_is_answered_with_how(service: Service, command: str):
+    result = run(service, command, "hf.co/org/tiny-GGUF", text="Hello!")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("\nfetch it:  llama-smart-proxy pull org/tiny-GGUF\n")
+
+
 def test_stdout_has_the_answer_alone(service: Service):
     result = run(service, "run", "demo", "--max-tokens", "4", "Hello,", "you!", text="")
     assert (result.exit_code, result.stderr) == (0, "")

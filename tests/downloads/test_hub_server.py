@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,9 @@ FILE = "model-Q4_K_M.gguf"
 WEIGHTS = bytes(range(256)) * 1024  # 256 KiB
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    with HubServer() as hub:
-        hub.add(REPO, {FILE: WEIGHTS, "README.md": "# A model"})
-        yield hub
+@pytest.fixture(autouse=True)
+def _model(hub: HubServer) -> None:
+    hub.add(REPO, {FILE: WEIGHTS, "README.md": "# A model"})
 
 
 def download(hub: HubServer, cache: Path, file: str = FILE, **options: object) -> Path:

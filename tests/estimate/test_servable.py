@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.entities.gguf import GgufHeader
+from app.entities.gguf import GgufHeader, Tensor
 from app.use_cases.model_shape.servable import why_not_servable
 
 GOOD = {"general.architecture": "llama", "llama.block_count": 32}
@@ -28,6 +28,15 @@ def problem_of(metadata: dict[str, Any]) -> str:
 )
 def test_a_model_is_servable(metadata: dict[str, Any]):
     assert problem_of(metadata) == ""
+
+
+@pytest.mark.parametrize("name", ["v.blk.0.attn_q.weight", "mm.mlp.0.weight", "a.conv1d.1.weight"])
+def test_a_model_with_its_encoder_in_the_same_file_is_told_by_its_tensors(name: str):
+    """llama.cpp#27349: "wrong number of tensors; expected 2131, got 720", of an Ollama blob."""
+    language = Tensor("blk.0.attn_v.weight", (8,), "F32", 32)
+    assert why_not_servable(GgufHeader(GOOD, {}, (language,))) == ""
+    problem = why_not_servable(GgufHeader(GOOD, {}, (language, Tensor(name, (8,), "F32", 32))))
+    assert problem.startswith("also contains an encoder for images or audio")
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ READERS = {
     "app/commands/service/decisions.py",  # beside which other days are shown with their date
     "app/commands/service/top.py",  # the same
     "app/routes/agent_exchange.py",  # `created` of an answer
+    "app/routes/download_orders.py",  # `started_at` of a download
     "app/routes/loading_stream.py",  # `created` of a chunk
     "app/routes/ollama.py",  # `expires_at` in /api/ps
     "app/routes/ollama_answer.py",  # `created_at` of an answer
     "app/routes/request_record.py",  # of a request's end
     "app/routes/status_report.py",  # `at`
+    "workers/downloads/task.py",  # `started_at` of a download
     "workers/engine_metrics/series.py",  # of a reading
     "workers/logs/engine_log.py",  # of a line
     "workers/logs/files.py",  # beside the days on which files were written

@@ -38,6 +38,7 @@ FAKE_CARDS=GPU-a,GPU-b    accepts --list-devices; the GPUs that CUDA can use, li
 FAKE_VULKAN=A:8192,B:8192 accepts --list-devices; what Vulkan enumerates: name and MiB. GGML_VK_VISIBLE_DEVICES limits
                           it as in llama.cpp, or fails with FAKE_VULKAN_FAILS=1; without it, those of a CPU (llvmpipe)
                           are not listed
+FAKE_CRASHES_ON=none,CUDA0  ends by SIGSEGV in a load with this --device ("none": the CPU)
 FAKE_CUDA_INIT=TEXT       why CUDA can use none          FAKE_BAD_CARDS=GPU-a  loads on these end with a CUDA error
 FAKE_PORT_ZERO=1          accepts --port 0, as newer builds do
 FAKE_BINDS_AFTER=FILE     writes its port to FILE, and binds it once FILE.taken exists or FILE existed before
@@ -117,7 +118,7 @@ SWITCHES = {"--no-mmap", "--embedding", "--embeddings", "--metrics", "--slots", 
 VALUES = {"-m", "--model", "-t", "--threads", "-c", "--ctx-size", "-b", "--batch-size", "-ub", "--ubatch-size",
           "-np", "--parallel", "-ctk", "--cache-type-k", "-ctv", "--cache-type-v", "-ngl", "--gpu-layers",
           "--n-gpu-layers", "-sm", "--split-mode", "-ts", "--tensor-split", "-mg", "--main-gpu", "--host", "--port",
-          "--pooling", "--slot-save-path", "-a", "--alias", "-fit", "-lv"}  # fmt: skip
+          "--pooling", "--slot-save-path", "-a", "--alias", "-fit", "-lv", "--device"}  # fmt: skip
 
 
 def install_fake(folder: Path, **settings: object) -> Path:
@@ -493,7 +494,8 @@ def load(chosen: dict[str, str]) -> None:
         if share := number("FAKE_PROGRESS"):
             payload = {"stages": ["text_model", "mmproj_model"], "current": "mmproj_model", "value": 2 * share - 1}
             log("cmd_child_to_router:state:" + json.dumps({"state": "loading", "payload": payload}))
-    match "oom" if is_first() else SETTINGS.get("FAKE_LOAD", ""):
+    crashes = chosen.get("device") in SETTINGS.get("FAKE_CRASHES_ON", "").split(",")
+    match "oom" if is_first() else "segv" if crashes else SETTINGS.get("FAKE_LOAD", ""):
         case "hang":
             threading.Event().wait()
         case "exit1":

@@ -1,4 +1,4 @@
-"""A service that has been told how its download goes on: one state for each GET /status."""
+"""A service that has been told how its download goes on: it sends these states."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ class _Handler(BaseHTTPRequestHandler):
     server: PullingService
 
     def do_GET(self) -> None:
-        downloads = [self.server.next_state()] if self.server.has_begun else self.server.before
-        self._send((200, {"servers": [], "downloads": downloads, "may_pull": self.server.may_pull}))
+        self._send((200, {"servers": [], "downloads": self.server.before, "may_pull": self.server.may_pull}))
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.orders.append((self.path, body))
-        if self.path == "/models/pull":
-            self.server.has_begun = True
-            self._send(self.server.answer or (202, self.server.states[0]))
-        else:
+        if self.path != "/models/pull":
             self._send((200, {"success": True}))
+        elif self.server.answer:
+            self._send(self.server.answer)
+        else:
+            self._stream()
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        for state in self.server.states:
+            self.wfile.write(json.dumps(state).encode() + b"\n")
+        if self.server.hangs:
+            self.server.released.wait(60)
 
     def _send(self, answer: Answer) -> None:
         data = json.dumps(answer[1]).encode()
@@ -42,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class PullingService(ThreadingHTTPServer):
-    """`states`: of the download, the last one for ever. `before`: those that are there already."""
+    """`states`: of the download. `before`: the downloads that are there already. `hangs`: after the last state."""
 
     daemon_threads = True
 
@@ -52,15 +60,13 @@ class PullingService(ThreadingHTTPServer):
         before: Sequence[dict[str, Any]] = (),
         answer: Answer | None = None,
         may_pull: bool = True,
+        hangs: bool = False,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.states, self.before, self.answer, self.may_pull = list(states), list(before), answer, may_pull
-        self.has_begun = False
+        self.states, self.before, self.answer, self.may_pull = states, before, answer, may_pull
+        self.hangs, self.released = hangs, threading.Event()
         self.orders: list[tuple[str, dict[str, Any]]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
-
-    def next_state(self) -> dict[str, Any]:
-        return self.states.pop(0) if len(self.states) > 1 else self.states[0]
 
 
 @contextlib.contextmanager
@@ -68,4 +74,5 @@ def pulling(*states: dict[str, Any], **how: Any) -> Iterator[PullingService]:
     with PullingService(states, **how) as service:
         threading.Thread(target=service.serve_forever, args=(0.01,), daemon=True).start()
         yield service
+        service.released.set()
         service.shutdown()

@@ -38,6 +38,7 @@ class ScriptedDownloads:
         self.started: list[str] = []
         self.canceled: list[str] = []
         self.removed: list[tuple[str, list[str]]] = []
+        self.remains: dict[str, int] = {}  # of unfinished downloads, by repository
         self.problem: ProxyError | None = None  # of the next start or removal
         self._lock = threading.Lock()
 
@@ -76,6 +77,9 @@ class ScriptedDownloads:
             raise self.problem
         self.removed.append((model.name, [each.name for each in unused_by]))
         return model.size_bytes
+
+    def discard(self, name: RepositoryName) -> int:
+        return self.remains.pop(name.repo, 0)
 
     def _of(self, name: RepositoryName) -> Download | None:
         return next((each for each in reversed(self.all) if each.model.startswith(str(name))), None)

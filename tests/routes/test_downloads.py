@@ -288,6 +288,13 @@ def test_a_models_files_are_deleted_and_it_is_unloaded(tmp_path: Path):
             assert answer.json == {"success": True, "freed_bytes": (tmp_path / "demo.gguf").stat().st_size}
 
 
+def test_what_an_unfinished_download_left_is_deleted_by_its_name(tmp_path: Path):
+    world = World(tmp_path)
+    world.downloads.remains["unsloth/x-GGUF"] = 5
+    assert world.send("DELETE", "/models/unsloth/x-GGUF:Q8_0").json == {"success": True, "freed_bytes": 5}
+    assert code(world.send("DELETE", "/models/unsloth/x-GGUF:Q8_0")) == (404, "model_not_found")
+
+
 def test_deleting_an_unknown_model_is_an_error(tmp_path: Path):
     assert code(World(tmp_path).send("DELETE", "/models/nope")) == (404, "model_not_found")
     assert code(World(tmp_path).send("DELETE", "/models")) == (400, "missing_model")

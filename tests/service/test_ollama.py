@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from tests.helpers.builders import a_gguf
+from tests.helpers.ollama_models import LIBRARY, a_manifest
 from tests.helpers.service import Service, serving, wait_for
 from tests.service.test_faults import faulty
 from workers.catalog.demo_model import write_demo_model
@@ -25,13 +26,16 @@ THREE = {"num_predict": 3, "temperature": 0}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """It serves one model as `demo`, with a variant `brief`, and as `vectors` for embeddings; `any` is both.
-    `plain` has no chat template."""
+    `plain` has no chat template. `pulled:1b` is what Ollama has fetched, `polite` the same with a system prompt."""
     folder = tmp_path_factory.mktemp("ollama")
     file = write_demo_model(folder / "models")
     vectors = {"path": str(file), "args": ["--embeddings", "--pooling", "mean"]}
     config = folder / "config.json"
     demo = {"path": str(file), "variants": {"brief": {"set": {"max_tokens": 1}}}}
     a_gguf(folder / "plain.gguf")
+    layers = {"model": file.read_bytes(), "params": b'{"temperature": 0}'}
+    a_manifest(folder / "ollama", f"{LIBRARY}/pulled/1b", **layers)
+    a_manifest(folder / "ollama", f"{LIBRARY}/polite/latest", **layers, system=b"Always thank for the question.")
     models = {"demo": demo, "vectors": vectors, "plain": {"path": str(folder / "plain.gguf")}}
     settings = {"models": models, "any_of": {"any": ["vectors", "demo"]}}
     config.write_text(json.dumps(settings))
@@ -136,9 +140,8 @@ def test_a_virtual_name_is_answered_by_the_model_that_can(client: ollama.Client,
 
 def test_models_are_listed(client: ollama.Client, service: Service):
     listed = {model.model: model for model in client.list().models}
-    assert set(listed) == {"demo:latest", "brief:latest", "vectors:latest", "plain:latest", "any:latest"}, (
-        "clients add the tag before they look a name up"
-    )
+    names = {"demo:latest", "brief:latest", "vectors:latest", "plain:latest", "any:latest"}
+    assert set(listed) == {*names, "polite:latest", "pulled:1b"}, "clients add the tag before they look a name up"
     demo = listed["demo:latest"]
     assert demo.details and demo.details.format == "gguf"
     assert demo.size and demo.digest and demo.modified_at
@@ -148,6 +151,20 @@ def test_models_are_listed(client: ollama.Client, service: Service):
     assert (process.context_length, process.size_vram) == (32768, 0)
     assert process.size and process.expires_at and process.expires_at > demo.modified_at
     assert service.get("/api/version").json().keys() == {"version"}
+
+
+def test_a_model_that_ollama_has_fetched_answers_under_its_name(client: ollama.Client, service: Service):
+    """Its file is a blob, whose name has no ending. One made of it, with a system prompt, shares its server."""
+    plain, polite = [
+        client.chat(model=name, messages=HI, options={"num_predict": 3}) for name in ("pulled:1b", "polite")
+    ]
+    assert (plain.model, plain.eval_count, polite.eval_count) == ("pulled:1b", 3, 3)
+    assert polite.prompt_eval_count and plain.prompt_eval_count
+    assert polite.prompt_eval_count > plain.prompt_eval_count + 5, "its system prompt is part of it"
+    plans = {each["id"]: each["source"] for each in service.get("/plan").json()["models"]}
+    assert plans == {"demo": "file", "vectors": "file", "plain": "file", "pulled:1b": "ollama"}
+    entry = service.get("/v1/models/polite").json()
+    assert (entry["source"], entry["parent"], entry["status"]["value"]) == ("ollama", "pulled:1b", "loaded")
 
 
 def test_a_model_tells_its_details(client: ollama.Client, service: Service):

@@ -52,6 +52,10 @@ def test_the_progress_has_a_bar_the_bytes_the_rate_and_the_rest():
     assert progress_line(a_download(), 120) == f"{NAME}  {bar}  {facts}"
 
 
+def test_a_check_has_no_bar():
+    assert progress_line(a_download("checking"), 120) == f"{NAME}  checking its files"
+
+
 @pytest.mark.parametrize("columns", [40, 60, 80, 100])
 def test_a_narrow_terminal_gets_one_line(columns: int):
     line = progress_line(a_download(), columns)

@@ -12,10 +12,11 @@ from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
+from app.use_cases.downloads.model_names import DEFAULT_QUANTIZATION
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import DEFAULT_QUANTIZATION, companion_in_cache, is_being_fetched
+from workers.catalog.hub_cache import companion_in_cache, is_being_fetched
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
 
@@ -110,7 +111,7 @@ class FileResolver:
     def _at(self, path: str) -> ModelFiles:
         """The model a file belongs to, discovered or not."""
         if path in self._by_path:
-            return self._by_path[path]
+            return replace(self._by_path[path], requests=RequestRules())  # the file alone: several models may have it
         for files in group_files([*files_in_same_folder(path, self._summaries), *self._projectors], []):
             if any(part.path == path for part in files.parts):
                 return files

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from app.entities.gguf_names import file_stem, name_suffixes, quantization
+from app.entities.gguf_names import file_stem, parse_part_name
 from app.entities.model import ModelSource
-from app.entities.model_name import folded
+from app.use_cases.downloads.model_names import models_by_folded_name, names_to_list, order_in_repository
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files
+from workers.catalog.model_files import DiscoveredModel, group_files
 
-DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
 
@@ -54,48 +53,46 @@ def _folder_of(cache: str, repo: str) -> str:
 
 
 def repository_models(repo: str, files: Iterable[GgufFile], notes: list[str]) -> list[DiscoveredModel]:
-    """The models of one repository, named by their quantization where it is unique. The files' paths are relative to
-    it."""
-    in_order = sorted(files, key=lambda file: (file.name, file.relative_path.count("/"), file.relative_path))
+    """The models of one repository with their names. The files' paths are relative to it."""
+    in_order = sorted(files, key=lambda file: order_in_repository(file.relative_path))
     models = group_files(in_order, notes, one_family=True)
-    kinds = [quantization(model.name) for model in models]
-    count = Counter(kinds)
-    keys: dict[str, list[str]] = defaultdict(list)
-    for key, model in _folded_names(repo, models, kinds).items():
-        keys[model.path].append(key)
-    found = []
-    for model, kind in zip(models, kinds, strict=True):
-        by_file = (f"{repo}:{model.name}", f"{repo}:{file_stem(model.relative_path)}")
-        names = (f"{repo}:{kind}", *by_file) if kind and count[kind] == 1 else by_file
-        found.append(DiscoveredModel(model, names, folded_names=tuple(keys[model.path])))
-    return found
-
-
-def _folded_names(repo: str, models: Sequence[ModelFiles], kinds: Sequence[str]) -> dict[str, ModelFiles]:
-    """Folded names -> models. The more specific kind of name takes precedence, then the first model by name."""
-    keys: dict[str, ModelFiles] = {}
-    for model, kind in zip(models, kinds, strict=True):
-        keys.setdefault(folded(f"{repo}:{kind or model.name}"), model)
-    for model in models:
-        for file in (model.name, file_stem(model.relative_path), model.relative_path, os.path.basename(model.path)):
-            keys.setdefault(folded(f"{repo}:{file}"), model)
-    for model in models:
-        for variant in name_suffixes(model.name):
-            keys.setdefault(folded(f"{repo}:{variant}"), model)
-    if models:
-        default = keys.get(folded(f"{repo}:{DEFAULT_QUANTIZATION}"), models[0])
-        keys.setdefault(folded(repo), default)
-    return keys
+    paths = [model.relative_path for model in models]
+    keys: dict[int, list[str]] = defaultdict(list)
+    for key, index in models_by_folded_name(repo, paths).items():
+        keys[index].append(key)
+    listed = names_to_list(repo, paths)
+    return [
+        DiscoveredModel(model, names, folded_names=tuple(keys[index]))
+        for index, (model, names) in enumerate(zip(models, listed, strict=True))
+    ]
 
 
 def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[GgufFile]:
-    """The files of the current revision: the one in refs/main, else the one modified last."""
-    snapshots = os.path.join(folder, "snapshots")
-    revisions = _names_in(snapshots, notes)
-    main = _main_revision(folder)
-    chosen = [main] if main in revisions else revisions
-    found = [list(_complete_files(os.path.join(snapshots, revision), summaries, notes)) for revision in chosen]
-    return max(found, key=lambda files: max((file.mtime_ns for file in files), default=0), default=[])
+    """The files of the current revision, which is that in refs/main, else the one modified last; and those that only an
+    earlier one has: to download one file of a repository that has changed does not take the others away."""
+    snapshots, main = os.path.join(folder, "snapshots"), _main_revision(folder)
+    revisions = {
+        revision: list(_complete_files(os.path.join(snapshots, revision), summaries, notes))
+        for revision in _names_in(snapshots, notes)
+    }
+    latest_first = sorted(revisions, key=lambda each: (each == main, _last_change(revisions[each])), reverse=True)
+    found: dict[str, list[GgufFile]] = {}
+    for revision in latest_first:
+        found = {**_by_part_set(revisions[revision]), **found}
+    return [file for files in found.values() for file in files]
+
+
+def _last_change(files: Iterable[GgufFile]) -> int:
+    return max((file.mtime_ns for file in files), default=0)
+
+
+def _by_part_set(files: Iterable[GgufFile]) -> dict[str, list[GgufFile]]:
+    """Parts of one model are of one revision."""
+    found: dict[str, list[GgufFile]] = defaultdict(list)
+    for file in files:
+        part = parse_part_name(file.relative_path)
+        found[f"{part[0]} of {part[2]}" if part else file.relative_path].append(file)
+    return found
 
 
 def _complete_files(snapshot: str, summaries: FileSummaries, notes: list[str]) -> Iterator[GgufFile]:

@@ -16,6 +16,7 @@ from app.entities.launch import LaunchSettings
 from app.entities.model import LATEST, Model
 from app.entities.model_name import folded, glob_pattern, is_glob, literal_length, similar_names
 from app.entities.placement import PlacementConstraints
+from app.entities.request_rules import RequestRules
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
@@ -62,7 +63,13 @@ class Listing:
             if lost := set(entry.aliases) - {*aliases, entry.name}:
                 self.notes.append(f"model {entry.name}: another model has its aliases {', '.join(sorted(lost))}")
             taken.update(aliases)
-            model = replace(model, aliases=aliases, requests=entry.requests, variants=entry.variants)
+            own = files.requests if files is not None else RequestRules()
+            model = replace(
+                model,
+                aliases=aliases,
+                requests=own.overridden_by(entry.requests),
+                variants={name: own.overridden_by(rules) for name, rules in entry.variants.items()},
+            )
             self.listed[entry.name] = model
             self.by_name |= dict.fromkeys((entry.name, *(alias for alias in aliases if not is_glob(alias))), model)
             self.by_name |= {variant: replace(model, variant=variant) for variant in entry.variants}
@@ -82,6 +89,11 @@ class Listing:
                 continue
             for key in _usable_names((*discovered.names, *discovered.other_names)):
                 self.by_name.setdefault(key, model)
+            for each in discovered.variants:
+                if each.name in model.variants:
+                    self.by_name |= {
+                        key: self.by_name[each.name] for key in each.other_names if key not in self.by_name
+                    }
         for key, model in self.by_name.items():
             self._by_folded_name.setdefault(folded(key), model)
         for discovered, served_by in models:
@@ -90,13 +102,19 @@ class Listing:
                     self._by_folded_name.setdefault(key, served_by)
 
     def _merged_unless_configured(self, group: list[DiscoveredModel]) -> list[DiscoveredModel]:
-        """The one model of the same files. If entries serve one of these, all names are names of the entries."""
-        identities = [model.files.identity for model in group]
-        entries = next((self._entries_by_file[each] for each in identities if each in self._entries_by_file), None)
-        if entries is None:
+        """The one model of the same files. If entries serve one of these, all names are names of the entries, except
+        those with a system prompt of their own."""
+        configured = next((each for each in group if each.files.identity in self._entries_by_file), None)
+        if configured is None:
             return [merge_same_files(group)]
-        self._entries_by_file |= {each: entries for each in identities if each not in self._entries_by_file}
-        return group
+        prompts = ("", configured.files.system_prompt)
+        same = [each for each in group if each.files.system_prompt in prompts]
+        others = [each for each in group if each.files.system_prompt not in prompts]
+        entries = self._entries_by_file[configured.files.identity]
+        self._entries_by_file = defaultdict(
+            list, {each.files.identity: entries for each in same} | self._entries_by_file
+        )
+        return [*same, *([merge_same_files(others)] if others else [])]
 
     def note_unknown_names(self, sources: Sources) -> None:
         """Warnings, no errors: files come and go."""
@@ -131,13 +149,20 @@ class Listing:
             self._note_lost_name(discovered, own_name, name)
         if name is None:
             return None
-        aliases = _usable_names(
-            [each for each in discovered.aliases if each not in self.by_name and each not in listed]
+        model = self.listed[name] = self._with_all_names(
+            model_of(name, files, self._defaults, self._constraints), discovered, listed
         )
-        model = replace(model_of(name, files, self._defaults, self._constraints), aliases=tuple(aliases))
-        self.listed[name] = model
-        self.by_name |= dict.fromkeys(model.names, model)
         self._note_files(model, files)
+        return model
+
+    def _with_all_names(self, model: Model, discovered: DiscoveredModel, listed: Container[str]) -> Model:
+        """The model with its aliases and variants, as far as their names are free, and those names with it."""
+        free = [name for name in _usable_names(discovered.aliases) if name not in self.by_name and name not in listed]
+        variants = {each.name: each.requests for each in discovered.variants if each.name not in listed}
+        variants = {name: variants[name] for name in _usable_names([*variants]) if name not in self.by_name}
+        model = replace(model, aliases=tuple(free), requests=discovered.files.requests, variants=variants)
+        self.by_name |= dict.fromkeys((model.name, *free), model)
+        self.by_name |= {name: replace(model, variant=name) for name in variants}
         return model
 
     def _note_files(self, model: Model, files: ModelFiles) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass, field, replace
 
 from app.entities.gguf import FileKind
-from app.entities.gguf_names import family, file_stem, parse_part_name, part_path, quantization
+from app.entities.gguf_names import file_stem, parse_part_name, part_path
 from app.entities.model import ModelSource
+from app.entities.request_rules import SYSTEM_PROMPT, RequestRules
+from app.use_cases.downloads.companions import matching_projectors
 from workers.catalog.gguf_files import GgufFile
-
-PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class ModelFiles:
     projector: GgufFile | None = None
     source: ModelSource = ModelSource.FILE
     adapters: tuple[str, ...] = ()  # paths of LoRA adapters that belong to it
+    requests: RequestRules = field(default_factory=RequestRules)  # what came with it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 
     @property
@@ -50,8 +50,13 @@ class ModelFiles:
 
     @property
     def identity(self) -> object:
-        """Equal for equal files, even through different links, that are loaded with the same adapters."""
-        return self.parts[0].identity or self.path, self.adapters
+        """Equal for equal files, even through different links, that are loaded with the same adapters and answer with
+        the same system prompt."""
+        return self.parts[0].identity or self.path, self.adapters, self.system_prompt
+
+    @property
+    def system_prompt(self) -> str:
+        return str(self.requests.default.get(SYSTEM_PROMPT, ""))
 
     @property
     def stamp(self) -> tuple[tuple[int, int], ...]:
@@ -64,6 +69,15 @@ class ModelFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A model of the same files, for whose requests other rules came with it."""
+
+    name: str
+    other_names: tuple[str, ...]
+    requests: RequestRules
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveredModel:
     """A model on disk, and its possible names."""
 
@@ -71,6 +85,7 @@ class DiscoveredModel:
     names: tuple[str, ...]  # names to list it under, best first
     other_names: tuple[str, ...] = ()  # further exact names
     aliases: tuple[str, ...] = ()  # names that the same file would have been listed under in other places
+    variants: tuple[Variant, ...] = ()  # the same with other rules for requests
     folded_names: tuple[str, ...] = ()  # further names, folded, which any spelling of them matches
 
 
@@ -131,44 +146,17 @@ def _missing_part(parts: Sequence[GgufFile], count: int) -> str:
 def _with_projectors(
     models: Sequence[ModelFiles], projectors: Sequence[GgufFile], one_family: bool
 ) -> list[ModelFiles]:
-    """The models with their projectors: the best match in the model's folder, else the best match by name, of those
-    that fit.
-
-    A projector without a model name matches the models of its folder if all are of one family. A repository counts as
-    one folder; if it has one family, a projector matches whatever its name: google/gemma-3-4b-it-qat-q4_0-gguf contains
-    gemma-3-4b-it-q4_0.gguf and mmproj-model-f16-4B.gguf.
-    """
-    group = (lambda path: "") if one_family else os.path.dirname
-    families: dict[str, set[str]] = defaultdict(set)
-    for model in models:
-        families[group(model.path)].add(family(model.name))
-    in_folder: dict[tuple[str, str], list[GgufFile]] = defaultdict(list)
-    by_name: dict[str, list[GgufFile]] = defaultdict(list)
-    for file in projectors:
-        name, names_in_folder = family(file_stem(file.name)), families[group(file.path)]
-        if name:
-            by_name[name].append(file)
-        if len(names_in_folder) == 1 and (one_family or not name):
-            name = next(iter(names_in_folder))
-        if name in names_in_folder and (name or len(names_in_folder) == 1):
-            in_folder[group(file.path), name].append(file)
+    """The models with their projectors: the best match of those that fit."""
+    by_path = {file.path: file for file in projectors}
+    matching = matching_projectors([model.path for model in models], list(by_path), one_family)
 
     def with_projector(model: ModelFiles) -> ModelFiles:
-        name = family(model.name)
-        nearest = sorted(in_folder.get((group(model.path), name), ()), key=_projector_rank)
-        others = sorted(by_name.get(name, ()), key=_projector_rank)
-        projector = next(filter(model.takes, chain(nearest, others)), None)
-        unfit = next(chain(nearest, others), None) if projector is None else None
+        candidates = [by_path[path] for path in matching(model.path)]
+        projector = next(filter(model.takes, candidates), None)
+        unfit = next(iter(candidates), None) if projector is None else None
         return replace(model, projector=projector, unfit_projector=unfit)
 
     return [with_projector(model) for model in models]
-
-
-def _projector_rank(file: GgufFile) -> tuple[int, str]:
-    """Sort key: the best projector first."""
-    kind = quantization(file_stem(file.name)).replace("FP", "F")
-    order = PROJECTOR_ORDER
-    return (order.index(kind) if kind in order else len(order), file.name)
 
 
 def mismatch_of(model: ModelFiles, projector: GgufFile) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 MAX_MANIFEST_BYTES = 1 << 20  # they have some hundred bytes, of models in single tensors a few hundred kilobytes
 
 _LAYER = "application/vnd.ollama.image."
+_USED = ("model", "projector", "adapter", "params", "system")  # server/images.go:GetModel; of one kind the last counts
 _DIGEST = re.compile(r"sha256[:-]([0-9a-fA-F]{64})", re.ASCII)  # manifest/paths.go:BlobsPath
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]*", re.ASCII)  # types/model/name.go:isValidPart, a colon for ports
 _MAX_PART = 128  # characters
@@ -86,6 +88,8 @@ class Manifest:
     model: str
     projectors: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    parameters: str = ""  # "": none
+    system_prompt: str = ""
 
 
 def parse_manifest(data: bytes) -> Manifest | str | None:
@@ -99,13 +103,20 @@ def parse_manifest(data: bytes) -> Manifest | str | None:
         raise InvalidManifest("is not a JSON object")
     if "manifests" in manifest:
         return _best_of(manifest["manifests"])
-    layers = [(str(layer.get("mediaType")), layer) for layer in _objects(manifest.get("layers"))]
-
-    def blobs(kind: str) -> tuple[str, ...]:
-        return tuple(_blob_name(layer) for media_type, layer in layers if media_type == _LAYER + kind)
-
-    models = blobs("model")
-    return Manifest(models[-1], blobs("projector"), blobs("adapter")) if models else None
+    blobs: dict[str, list[str]] = defaultdict(list)
+    for layer in _objects(manifest.get("layers")):
+        kind = str(layer.get("mediaType")).removeprefix(_LAYER)
+        if kind in _USED:
+            blobs[kind].append(_blob_name(layer))
+    if not blobs["model"]:
+        return None
+    return Manifest(
+        blobs["model"][-1],
+        tuple(blobs["projector"]),
+        tuple(blobs["adapter"]),
+        "".join(blobs["params"][-1:]),
+        "".join(blobs["system"][-1:]),
+    )
 
 
 def _best_of(manifests: object) -> str | None:

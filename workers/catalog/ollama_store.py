@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from app.entities.gguf import FileKind
 from app.entities.model import ModelSource
+from app.entities.request_rules import RequestRules
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, inspect_file
@@ -25,6 +26,7 @@ from workers.catalog.ollama_manifest import (
     ManifestName,
     parse_manifest,
 )
+from workers.catalog.ollama_parameters import MAX_PARAMETERS_BYTES, MAX_PROMPT_BYTES, parameter_rules
 from workers.catalog.other_programs import ProgramFolder, read_small_file
 
 HINT = "add the user of this service to the group ollama, or set catalog.ollama: off"
@@ -133,9 +135,24 @@ class _Store:
             model.problem or _kind_problem(model, FileKind.MODEL),
             source=ModelSource.OLLAMA,
             adapters=tuple(os.path.join(self._blobs, blob) for blob in manifest.adapters),
+            requests=self._requests(name, manifest),
         )
         projectors = [self._file(blob) for blob in manifest.projectors]
         return DiscoveredModel(_with_projector(files, projectors), name.listed, name.others)
+
+    def _requests(self, name: ManifestName, manifest: Manifest) -> RequestRules:
+        """None, if they cannot be used: the model is served without them."""
+        try:
+            parameters = self._small_blob(manifest.parameters, MAX_PARAMETERS_BYTES)
+            return parameter_rules(parameters, self._small_blob(manifest.system_prompt, MAX_PROMPT_BYTES))
+        except OSError as error:
+            self._unreadable.append(f"{error.filename} cannot be read: {error.strerror}")
+        except ValueError as error:
+            self._invalid.append(f"{name.listed[0]} is served without its parameters and system prompt: it {error}")
+        return RequestRules()
+
+    def _small_blob(self, blob: str, most_bytes: int) -> bytes:
+        return read_small_file(os.path.join(self._blobs, blob), most_bytes) if blob else b""
 
     def _file(self, blob: str) -> GgufFile:
         file = inspect_file(os.path.join(self._blobs, blob), self._summaries, blob)

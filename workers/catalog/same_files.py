@@ -6,12 +6,11 @@ tell that they are the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 
-from app.entities.model import ModelSource
-from workers.catalog.model_files import DiscoveredModel
+from workers.catalog.model_files import DiscoveredModel, Variant
 
 
 def group_same_files(found: Iterable[DiscoveredModel]) -> list[list[DiscoveredModel]]:
@@ -22,51 +21,57 @@ def group_same_files(found: Iterable[DiscoveredModel]) -> list[list[DiscoveredMo
     groups: list[list[DiscoveredModel]] = []
     by_mark: dict[object, list[DiscoveredModel]] = {}
     for model in found:
-        group = next((by_mark[mark] for mark in _matching_marks(model) if mark in by_mark), None)
+        marks = [] if model.files.problem else _marks(model)
+        group = next(
+            (by_mark[mark] for mark in marks if mark in by_mark and _is_same(by_mark[mark], model, mark)), None
+        )
         if group is None:
             groups.append(group := [])
         group.append(model)
-        for mark in _own_marks(model):
+        for mark in marks:
             by_mark.setdefault(mark, group)
     return groups
 
 
-def merge_same_files(group: Sequence[DiscoveredModel]) -> DiscoveredModel:
-    """The model that was found first, with the names of the others as aliases."""
-    return reduce(_merge, group)
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """What two programs have fetched under the same name. In one folder, names may be the same by chance."""
+
+    name: str
+    size_bytes: int
+    adapters: tuple[str, ...]
 
 
-def _own_marks(model: DiscoveredModel) -> Iterator[object]:
-    if not model.files.problem:
-        yield from _marks_of_files(model)
-        yield _mark_of_copy(model, model.files.source)
-
-
-def _matching_marks(model: DiscoveredModel) -> Iterator[object]:
-    if not model.files.problem:
-        yield from _marks_of_files(model)
-        yield from (_mark_of_copy(model, source) for source in ModelSource if source is not model.files.source)
-
-
-def _marks_of_files(model: DiscoveredModel) -> Iterator[object]:
+def _marks(model: DiscoveredModel) -> list[object]:
+    """What tells that files are the same."""
     files = model.files
-    yield files.adapters, tuple(part.identity for part in files.parts)
-    if all(part.sha256 for part in files.parts):
-        yield files.adapters, tuple(part.sha256 for part in files.parts)
+    marks: list[object] = [(files.adapters, *(part.identity for part in files.parts))]
+    if files.parts[0].sha256:
+        marks.append((files.adapters, *(part.sha256 or part.identity for part in files.parts)))
+    marks.append(_Copy(model.names[0], files.size_bytes, files.adapters))
+    return marks
 
 
-def _mark_of_copy(model: DiscoveredModel, source: ModelSource) -> object:
-    """Of what another program has fetched under the same name. In one folder, names may be the same by chance."""
-    return source, model.names[0], model.files.adapters, model.files.size_bytes
+def _is_same(group: Sequence[DiscoveredModel], model: DiscoveredModel, mark: object) -> bool:
+    return not isinstance(mark, _Copy) or all(each.files.source is not model.files.source for each in group)
+
+
+def merge_same_files(group: Sequence[DiscoveredModel]) -> DiscoveredModel:
+    """The model that was found first, with the names of the others as aliases, or as variants where other parameters
+    came with the file. One with a system prompt was made of the others."""
+    return reduce(_merge, sorted(group, key=lambda model: bool(model.files.system_prompt)))
 
 
 def _merge(first: DiscoveredModel, other: DiscoveredModel) -> DiscoveredModel:
     files = first.files
     if files.projector is None and other.files.projector is not None:
         files = replace(files, projector=other.files.projector, unfit_projector=None)
+    first = replace(first, files=files)
+    if other.files.requests != first.files.requests:
+        variant = Variant(other.names[0], (*other.names[1:], *other.other_names), other.files.requests)
+        return replace(first, variants=(*first.variants, variant))
     return replace(
         first,
-        files=files,
         aliases=tuple(dict.fromkeys(name for name in (*first.aliases, other.names[0]) if name != first.names[0])),
         other_names=(*first.other_names, *other.names, *other.other_names),
         folded_names=(*first.folded_names, *other.folded_names),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
@@ -20,14 +21,17 @@ class InvalidGguf(Exception):
     """A file is not a valid GGUF file; the message is a predicate, to follow the file's name."""
 
 
+Read = Callable[[int, int], bytes]  # (count, offset): so many bytes from there, fewer at the end of the file
+
+
 class FileWindow:
     """A read position `at` in a file, and a buffer of the bytes near it. Reading past the end raises InvalidGguf."""
 
-    def __init__(self, fd: int, size_bytes: int, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, read: Read, size_bytes: int, window_bytes: int = WINDOW_BYTES) -> None:
         self.size_bytes = size_bytes  # bytes appended later are ignored
         self.at = 0
         self._window_bytes = window_bytes
-        self._fd = fd
+        self._read = read
         self._bytes = b""  # the file from offset `_start`
         self._start = 0
 
@@ -74,7 +78,7 @@ class FileWindow:
 
     def _fill(self, count: int) -> None:
         """Refill the window from `at`, with at least `count` bytes."""
-        self._bytes, self._start = os.pread(self._fd, max(count, self._window_bytes), self.at), self.at
+        self._bytes, self._start = self._read(max(count, self._window_bytes), self.at), self.at
         if len(self._bytes) < count:
             raise self._truncated()
 
@@ -91,6 +95,6 @@ def open_window(path: str, window_bytes: int = WINDOW_BYTES) -> Iterator[FileWin
         stat = os.fstat(fd)
         if not S_ISREG(stat.st_mode):
             raise InvalidGguf("is a directory, not a file" if S_ISDIR(stat.st_mode) else "is not a regular file")
-        yield FileWindow(fd, stat.st_size, window_bytes)
+        yield FileWindow(partial(os.pread, fd), stat.st_size, window_bytes)
     finally:
         os.close(fd)

@@ -7,6 +7,8 @@ second and some tens of megabytes.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.gguf_names import all_part_paths
@@ -17,6 +19,8 @@ from workers.gguf.first_bytes import HEADER, first_bytes_problem
 from workers.gguf.metadata import Metadata, read_metadata
 from workers.gguf.tensors import MAX_TENSORS, read_tensors
 
+OpenPart = Callable[[int], AbstractContextManager[FileWindow]]  # the part of this number, from 1
+
 
 def read_header(path: str) -> GgufHeader:
     """The header of the model in this file, or of the split model of which it is the first part.
@@ -24,14 +28,19 @@ def read_header(path: str) -> GgufHeader:
     Raises InvalidModelFile; its `__cause__` is an OSError if a file could not be read.
     """
     paths = all_part_paths(path)
-    metadata, tensors = _read_part(paths, 1)
-    for number in range(2, len(paths) + 1):
-        tensors += _read_part(paths, number)[1]
+    return read_parts([os.path.basename(each) for each in paths], lambda number: _open_part(paths, number))
+
+
+def read_parts(names: Sequence[str], open_part: OpenPart) -> GgufHeader:
+    """The header of the model in the parts of these names, wherever they are. Raises InvalidModelFile, and what
+    `open_part` raises."""
+    metadata, tensors = _read_part(names, 1, open_part)
+    for number in range(2, len(names) + 1):
+        tensors += _read_part(names, number, open_part)[1]
         if len(tensors) > MAX_TENSORS:
             break
-    if problem := _problem_of_parts(metadata, tensors, len(paths)):
-        name = os.path.basename(path)
-        raise InvalidModelFile(name, f"{name} {problem}")
+    if problem := _problem_of_parts(metadata, tensors, len(names)):
+        raise InvalidModelFile(names[0], f"{names[0]} {problem}")
     return GgufHeader(metadata.values, metadata.lengths, tuple(tensors), metadata.has_infill_tokens)
 
 
@@ -45,14 +54,21 @@ def _problem_of_parts(metadata: Metadata, tensors: list[Tensor], parts: int) -> 
     return ""
 
 
-def _read_part(paths: list[str], number: int) -> tuple[Metadata, list[Tensor]]:
-    path, model = paths[number - 1], os.path.basename(paths[0])
-    name = os.path.basename(path)
+def _read_part(names: Sequence[str], number: int, open_part: OpenPart) -> tuple[Metadata, list[Tensor]]:
     try:
-        with open_window(path) as window:
-            return _read(window, number, len(paths))
+        with open_part(number) as window:
+            return _read(window, number, len(names))
     except InvalidGguf as error:
-        raise InvalidModelFile(model, f"{name} {error}") from error
+        raise InvalidModelFile(names[0], f"{names[number - 1]} {error}") from error
+
+
+@contextmanager
+def _open_part(paths: Sequence[str], number: int) -> Iterator[FileWindow]:
+    """Raises InvalidModelFile for a file that cannot be read."""
+    model, name = os.path.basename(paths[0]), os.path.basename(paths[number - 1])
+    try:
+        with open_window(paths[number - 1]) as window:
+            yield window
     except OSError as error:
         if isinstance(error, FileNotFoundError) and number > 1:
             raise InvalidModelFile(model, f"part {number} of {len(paths)} is missing: {name}") from error

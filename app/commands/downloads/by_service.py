@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.commands.options import exit_no
-from app.commands.service_client import ServiceAnswer, call_service, exit_with_error, service_json
+from app.commands.service_client import (
+    ServiceAnswer,
+    call_service,
+    exit_with_error,
+    exit_without_answer,
+    open_answer,
+    read_answer,
+    service_json,
+)
 from app.terminal.downloads import is_running
+
+Download = Mapping[str, Any]
 
 
 class ByService:
     """What a service does when it is asked to; where it answers no, the command ends."""
 
+    note = ""
+
     def __init__(self, url: str) -> None:
         self.url = url
-        self._is_ours = False  # the download; another one that ran before is not canceled
+        self._others: set[float] = set()  # downloads that ran before, by their start
 
     def plan(self, name: str) -> Mapping[str, Any]:
-        return _yes(call_service(self.url, "POST", "/models/pull", {"model": name, "plan": True}))
+        return _accepted(call_service(self.url, "POST", "/models/pull", {"model": name, "plan": True})).body
 
-    def begin(self, name: str) -> Mapping[str, Any]:
-        running = {each["model"] for each in self._downloads() if is_running(each)}
-        download = _yes(call_service(self.url, "POST", "/models/pull", {"model": name}))
-        self._is_ours = download["model"] not in running
-        return download
+    def pull(self, name: str) -> Iterator[Download]:
+        running = [each for each in service_json(self.url, "/status")["downloads"] if is_running(each)]
+        self._others = {each["started_at"] for each in running}
+        last: Download = {"state": "checking"}
+        with exit_without_answer():
+            for last in self._states(name):
+                yield last
+        if is_running(last):
+            exit_no("the service stopped before the model was complete: what came is kept, and pull goes on from there")
 
-    def now(self, download: Mapping[str, Any]) -> Mapping[str, Any]:
-        name = download["model"]
-        found = next((each for each in self._downloads() if each["model"] == name), None)
-        return found or exit_no(f"the service was restarted: what came of {name} is kept, and pull goes on from there")
+    def _states(self, name: str) -> Iterator[Download]:
+        """Raises NoServiceAnswer."""
+        body = {"model": name, "stream": True}
+        with open_answer(self.url, "POST", "/models/pull", body) as response:
+            if response.status_code >= 300:
+                exit_with_error(read_answer(response, self.url))
+            yield from (json.loads(line) for line in response.iter_lines(chunk_size=1) if line)
 
-    def stop(self, download: Mapping[str, Any]) -> bool:
-        return self._is_ours and call_service(self.url, "POST", "/models/unload", {"model": download["model"]}).is_yes
+    def stop(self, download: Download) -> bool:
+        if download["started_at"] in self._others:
+            return False
+        return call_service(self.url, "POST", "/models/unload", {"model": download["model"]}).is_yes
 
-    def _downloads(self) -> list[Mapping[str, Any]]:
-        return service_json(self.url, "/status")["downloads"]  # type: ignore[no-any-return]
 
-
-def _yes(answer: ServiceAnswer) -> dict[str, Any]:
+def _accepted(answer: ServiceAnswer) -> ServiceAnswer:
     if not answer.is_yes:
         exit_with_error(answer)
-    return answer.body
+    return answer

@@ -14,10 +14,9 @@ from app.commands.downloads.fetcher import Fetcher, fetcher
 from app.commands.downloads.progress import ProgressDisplay
 from app.commands.options import ANSWER_IS_NO
 from app.commands.service_client import url_option
-from app.terminal.downloads import EXPENDABLE, end_text, is_running, next_step, quant_table, stopped_text
-from app.terminal.text import printable_lines
+from app.terminal.downloads import EXPENDABLE, end_text, next_step, quant_table, stopped_text
+from app.terminal.text import printable, printable_lines
 
-POLL_SECONDS = 0.5
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
@@ -26,9 +25,10 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 @click.option(
     "--plan", "is_plan", is_flag=True, help="Fetch nothing: show what each quant needs and where it would go."
 )
+@click.option("--local", "is_local", is_flag=True, help="Do not ask the service: fetch into this user's cache.")
 @url_option
 @json_option
-def pull_command(name: str, is_plan: bool, url: str, as_json: bool) -> None:
+def pull_command(name: str, is_plan: bool, is_local: bool, url: str, as_json: bool) -> None:
     """Fetch the model NAME from Hugging Face, with its parts, projector and draft model.
 
     NAME is user/repo, user/repo:QUANT or user/repo:file.gguf; without a QUANT it is Q4_K_M, if there is one. The
@@ -45,7 +45,7 @@ def pull_command(name: str, is_plan: bool, url: str, as_json: bool) -> None:
     --json prints {"model", "state", "total_bytes", "done_bytes", "problem", ...}, as GET /status has it;
     with --plan the answer of POST /models/pull
     """
-    by = fetcher(url)
+    by = fetcher(url, is_local)
     if is_plan:
         _show_plan(by.plan(name), as_json)
         return
@@ -70,16 +70,16 @@ def _show_plan(plan: Mapping[str, Any], as_json: bool) -> None:
 
 def _fetch(by: Fetcher, name: str) -> Mapping[str, Any]:
     """The download once it has ended. Ctrl-C ends the command."""
-    download = by.begin(name)
-    with ProgressDisplay() as progress:
+    if by.note:
+        click.echo(printable(by.note), err=True)
+    download: Mapping[str, Any] = {}
+    with ProgressDisplay() as display:
         try:
-            progress.show(download)
-            while is_running(download):
-                time.sleep(POLL_SECONDS)
-                download = by.now(download)
-                progress.show(download)
+            for download in by.pull(name):
+                display.show(download)
             return download
         except KeyboardInterrupt:
             pass
-    click.echo(stopped_text(download, by.stop(download)), err=True)
+    if download:
+        click.echo(stopped_text(download, by.stop(download)), err=True)
     sys.exit(INTERRUPTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote
@@ -35,7 +36,7 @@ def find_entry(url: str, name: str) -> dict[str, Any]:
     """The model's entry of GET /v1/models/ID. The command ends if there is none."""
     answer = call_service(url, "GET", model_path(name))
     if answer.status == 404:
-        exit_without_model(answer)
+        exit_without_model(answer, _how_to_fetch(name))
     if not answer.is_yes:
         exit_with_error(answer)
     return answer.body
@@ -46,9 +47,19 @@ def served_names(entry: Mapping[str, Any]) -> frozenset[str]:
     return frozenset([entry["id"], entry.get("parent", entry["id"]), *entry.get("any_of", ())])
 
 
-def exit_without_model(answer: ServiceAnswer) -> NoReturn:
+def exit_without_model(answer: ServiceAnswer, advice: str = "") -> NoReturn:
     """`answer`: a 404, which names similar models."""
-    exit_no(answer.error.replace(_LIST_ROUTE, _LIST_COMMAND))
+    exit_no(answer.error.replace(_LIST_ROUTE, _LIST_COMMAND) + advice)
+
+
+def _how_to_fetch(name: str) -> str:
+    """ "" if it is no name of a repository."""
+    from app.use_cases.downloads.names import InvalidName, parse_name
+
+    try:
+        return f"\nfetch it:  llama-smart-proxy pull {shlex.quote(str(parse_name(name)))}"
+    except InvalidName:
+        return ""
 
 
 def complete_model(context: Context, parameter: Parameter, incomplete: str) -> list[str]:

@@ -7,6 +7,7 @@ import shlex
 import click
 
 from app.commands.console import json_option, print_json, print_lines, print_table
+from app.commands.downloads.updates import show_updates
 from app.commands.service.model_names import find_entry, model_argument
 from app.commands.service_client import service_json, url_option
 from app.terminal.models import EXPENDABLE, model_lines, model_table, now_text
@@ -14,13 +15,22 @@ from app.terminal.text import printable
 
 
 @click.command("models")
+@click.option(
+    "--updates",
+    "shows_updates",
+    is_flag=True,
+    help="Ask Hugging Face instead which models of this user's cache have changed there.",
+)
 @url_option
 @json_option
-def models_command(url: str, as_json: bool) -> None:
+def models_command(shows_updates: bool, url: str, as_json: bool) -> None:
     """List the models, and where each is or would go now.
 
-    --json prints the body of GET /plan.
+    --json prints the body of GET /plan; with --updates {"cache", "updates": [{"model", "freshness": "current", ...}]}.
     """
+    if shows_updates:
+        show_updates(as_json)
+        return
     plan = service_json(url, "/plan")
     if as_json:
         print_json(plan)

@@ -78,8 +78,17 @@ def convert_llama_swap(data: Mapping[str, Any], environ: Mapping[str, str], allo
     found += named
     settings |= _engine(programs, remarks)
     settings |= routing(data, models, entries, remarks)
+    settings |= _downloads(models, settings.get("catalog", {}))
     lost = tuple(str(name) for name in entries if name not in models)
     return Conversion(settings | {"models": models}, (*remarks.found, *found), lost)
+
+
+def _downloads(models: Mapping[str, Any], catalog: Mapping[str, Any]) -> dict[str, Any]:
+    """llama-server fetches the model of its -hf: here a request may have the repositories of `models` fetched, and no
+    others."""
+    if not any("repo" in model for model in models.values()):
+        return {}
+    return {"catalog": {**catalog, "hugging_face": {"download": "allow"}}}
 
 
 def _models(

@@ -10,6 +10,8 @@ from app.use_cases.model_shape.file_kind import file_kind
 
 MAX_HEADER_LAYERS = 4096  # llama.cpp b11434 accepts 512 and fails an assertion above
 
+ENCODER_TENSORS = ("v.", "a.", "mm.")  # of projectors; no language model of llama.cpp has such names
+
 COMPANIONS = {  # what to say of a file that is used with a model, to follow its name
     FileKind.PROJECTOR: "is a multimodal projector, not a model: set it as the `mmproj` of its model",
     FileKind.DRAFT_HEAD: "is a draft head, not a model: it only predicts tokens for the model it was made for",
@@ -25,7 +27,7 @@ def why_not_servable(header: GgufHeader) -> str:
     Checks what llama.cpp requires of every model (b11434, src/llama.cpp, src/llama-model.cpp). Whether an architecture
     is supported is left to the engine.
     """
-    return _type_problem(header) or _nan_problem(header) or _layers_problem(header)
+    return _type_problem(header) or _nan_problem(header) or _layers_problem(header) or _encoder_problem(header)
 
 
 def _type_problem(header: GgufHeader) -> str:
@@ -36,6 +38,17 @@ def _type_problem(header: GgufHeader) -> str:
         return f"is not a model: its general.type is {str(declared)[:80]!r}"
     if not header.architecture:
         return "has no architecture (general.architecture)"
+    return ""
+
+
+def _encoder_problem(header: GgufHeader) -> str:
+    """Ollama's own engine has models with their vision or audio encoder in one file. llama.cpp rejects tensors that the
+    language model does not have (b11549, src/llama-model-loader.cpp:done_getting_tensors), without saying which."""
+    if any(tensor.name.startswith(ENCODER_TENSORS) for tensor in header.tensors):
+        return (
+            "also contains an encoder for images or audio, which only Ollama's own engine reads from there: llama.cpp "
+            "needs it in a file of its own (mmproj). Fetch the model from Hugging Face"
+        )
     return ""
 
 

@@ -77,6 +77,7 @@ def _entry(
     return {
         "id": model.name,
         "aliases": list(model.aliases),
+        "source": model.source.value,
         "quant": model.facts.quantization if model.facts else "",
         "size_bytes": model.size_bytes,
         "ctx_size": about.pop("ctx_size", 0) or _configured_context(model),

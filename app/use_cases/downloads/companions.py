@@ -1,0 +1,86 @@
+"""Which companion files belong to which model of a repository or folder, by their names."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from app.entities.gguf_names import DRAFT_HEADS, family, file_stem, quantization
+from app.use_cases.downloads.model_names import model_stem
+
+PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
+
+
+def matching_projectors(
+    models: Sequence[str], projectors: Sequence[str], one_family: bool
+) -> Callable[[str], list[str]]:
+    """A function from a model's path to the projectors that match it, best first; all are paths.
+
+    First those in the model's folder, then those that match by name. A projector without a model name matches the
+    models of its folder if all are of one family. A repository (`one_family`) counts as one folder; if it has one
+    family, a projector matches whatever its name: google/gemma-3-4b-it-qat-q4_0-gguf contains gemma-3-4b-it-q4_0.gguf
+    and mmproj-model-f16-4B.gguf.
+    """
+    group = (lambda path: "") if one_family else _folder
+    families: dict[str, set[str]] = defaultdict(set)
+    for model in models:
+        families[group(model)].add(family(model_stem(model)))
+    in_folder: dict[tuple[str, str], list[str]] = defaultdict(list)
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(projectors, key=_projector_rank):
+        name, names_in_folder = family(file_stem(path.rpartition("/")[2])), families[group(path)]
+        if name:
+            by_name[name].append(path)
+        if len(names_in_folder) == 1 and (one_family or not name):
+            name = next(iter(names_in_folder))
+        if name in names_in_folder and (name or len(names_in_folder) == 1):
+            in_folder[group(path), name].append(path)
+
+    def matching(model: str) -> list[str]:
+        name = family(model_stem(model))
+        return [*in_folder.get((group(model), name), ()), *by_name.get(name, ())]
+
+    return matching
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _projector_rank(path: str) -> tuple[int, str]:
+    """Sort key: the best projector first."""
+    name = path.rpartition("/")[2]
+    kind = quantization(file_stem(name)).replace("FP", "F")
+    order = PROJECTOR_ORDER
+    return (order.index(kind) if kind in order else len(order), name)
+
+
+def best_draft_heads(model: str, heads: Sequence[str]) -> list[str]:
+    """The draft heads that are fetched with a model, one of each method: in the nearest folder above the model, then
+    with the nearest number of bits, as llama-server's -hf (b11549, common/download.cpp, find_best_sibling)."""
+    by_method: dict[str, list[str]] = defaultdict(list)
+    for head in heads:
+        if _is_above(_folder(head), model):
+            by_method[_method(head)].append(head)
+    bits = _bits(model)
+
+    def rank(head: str) -> tuple[int, int, str]:
+        return -len(_folder(head)), abs(_bits(head) - bits), head
+
+    return [min(found, key=rank) for found in by_method.values()]
+
+
+def _is_above(folder: str, model: str) -> bool:
+    return not folder or model.startswith(folder + "/")
+
+
+def _method(head: str) -> str:
+    name = head.rpartition("/")[2].lower()
+    return next((method for method in DRAFT_HEADS if name.startswith(method)), "")
+
+
+def _bits(path: str) -> int:
+    """Of the quantization: 4 for Q4_K_M, 0 if unknown."""
+    number = re.search(r"\d+", quantization(model_stem(path)))
+    return int(number[0]) if number else 0

@@ -1,0 +1,69 @@
+"""Names of models in Hugging Face repositories, as people and clients write them.
+
+A name is only compared with what the repository lists, never used as a path: what could be one, or a flag, is rejected.
+"""
+
+from __future__ import annotations
+
+import re
+
+from app.entities.model import LATEST
+from app.entities.repository import RepositoryName
+
+MAX_NAME_LENGTH = 512
+HOSTS = ("huggingface.co/", "www.huggingface.co/", "hf.co/")
+# huggingface_hub's rules (2.4.0, utils/_validators.py), in ASCII: "--" separates user and repo in the cache's folders.
+_OWNER = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+_PAGES = ("blob", "resolve", "tree", "raw")  # .../blob/main/file.gguf, as the browser shows it
+_EXAMPLE = "write user/repo, user/repo:Q4_K_M or user/repo:file.gguf"
+
+
+class InvalidName(ValueError):
+    """A text does not name a model of a repository; the message says why, in one line."""
+
+
+def parse_name(text: str) -> RepositoryName:
+    """The name in any of its spellings: user/repo, user/repo:QUANT, user/repo:file.gguf, user/repo/folder/file.gguf,
+    hf.co/user/repo, and addresses of its pages. Raises InvalidName."""
+    if len(text) > MAX_NAME_LENGTH or not text.isprintable():
+        raise InvalidName(f"not a name of a model: {_EXAMPLE}")
+    path, _, choice = _without_host(text.strip()).partition(":")
+    owner, repo, *folders = path.split("/") if path.count("/") else (path, "")
+    if not (_OWNER.fullmatch(owner) and _OWNER.fullmatch(repo)) or repo.endswith(".git"):
+        raise InvalidName(f"{text!r} is not a name of a Hugging Face repository: {_EXAMPLE}")
+    file = "/".join(_file_of_page(folders))
+    if file and choice:
+        raise InvalidName(f"{text!r} names a file and a quantization: {_EXAMPLE}")
+    return RepositoryName(f"{owner}/{repo}", _checked_choice(file or choice, text))
+
+
+def _without_host(text: str) -> str:
+    """The path of an address, and of a name that begins with a host. Raises InvalidName for another host."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() not in ("https", "http"):
+        raise InvalidName(f"{text!r} is not an address of Hugging Face: {_EXAMPLE}")
+    rest = rest.partition("?")[0].partition("#")[0] if separator else text
+    host = next((host for host in HOSTS if rest.lower().startswith(host)), "")
+    if separator and not host:
+        raise InvalidName(f"{text!r} is not an address of Hugging Face, the only place to download from: {_EXAMPLE}")
+    return rest[len(host) :].rstrip("/")
+
+
+def _file_of_page(folders: list[str]) -> list[str]:
+    """What remains of a page's path behind user and repo. Raises InvalidName for another revision."""
+    if not folders or folders[0] not in _PAGES or len(folders) < 2:
+        return folders
+    if folders[1] != "main":
+        raise InvalidName(f"the revision {folders[1]!r} cannot be chosen: the current one (main) is downloaded")
+    return folders[2:]
+
+
+def _checked_choice(choice: str, text: str) -> str:
+    """Raises InvalidName for what could be a path elsewhere or a flag."""
+    if choice == LATEST.removeprefix(":"):  # the tag that Ollama's clients add
+        return ""
+    parts = choice.split("/")
+    is_odd = any(part in ("", ".", "..") or part.startswith("-") for part in parts) if choice else False
+    if is_odd or "\\" in choice or ":" in choice:
+        raise InvalidName(f"{text!r} names no file of a repository: {_EXAMPLE}")
+    return choice

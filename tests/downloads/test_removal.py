@@ -1,0 +1,114 @@
+"""Deleting models from the Hugging Face cache, laid out as huggingface_hub lays it out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from app.entities.launch import LaunchSettings
+from app.errors import NotSupported
+from tests.helpers.builders import GGUF_BYTES, a_gguf
+from workers.catalog.catalog import Catalog
+from workers.downloads.removal import delete_from_cache, delete_partial_files
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+def fetched(cache: Path, path: str, etag: str, revision: str = NEW, repo: str = "u/Foo") -> Path:
+    """A file as a download leaves it; files with one ETag are one blob."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    blob = folder / "blobs" / (etag * 64)
+    if not blob.exists():
+        a_gguf(folder / "blobs" / os.path.basename(path)).replace(blob)
+    link = folder / "snapshots" / revision / path
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text(revision)
+    return blob
+
+
+def remove(cache: Path, name: str) -> int:
+    catalog = Catalog([], LaunchSettings(), hub_cache=cache)
+    model = catalog.find(name)
+    return delete_from_cache(cache, model, [each for each in catalog.models() if each.name != model.name])
+
+
+def names(cache: Path) -> list[str]:
+    return [model.name for model in Catalog([], LaunchSettings(), hub_cache=cache).models()]
+
+
+def test_a_model_is_deleted_and_its_neighbour_stays(tmp_path: Path):
+    blob = fetched(tmp_path, "F-Q4_0.gguf", "1")
+    fetched(tmp_path, "F-Q8_0.gguf", "2")
+    assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES
+    assert not blob.exists() and names(tmp_path) == ["u/Foo:Q8_0"]
+
+
+def test_a_projector_that_another_model_uses_stays(tmp_path: Path):
+    projector = fetched(tmp_path, "mmproj-F16.gguf", "3")
+    fetched(tmp_path, "F-Q4_0.gguf", "1")
+    fetched(tmp_path, "F-Q8_0.gguf", "2")
+    assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and projector.exists()
+    assert remove(tmp_path, "u/Foo:Q8_0") == 2 * GGUF_BYTES and not projector.exists()
+
+
+def test_with_its_last_model_a_repository_leaves_nothing(tmp_path: Path):
+    fetched(tmp_path, "F-Q4_0-00001-of-00002.gguf", "1")
+    fetched(tmp_path, "F-Q4_0-00002-of-00002.gguf", "2")
+    assert remove(tmp_path, "u/Foo:Q4_0") == 2 * GGUF_BYTES
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_goes_from_all_revisions(tmp_path: Path):
+    fetched(tmp_path, "F-Q4_0.gguf", "1", revision=OLD)
+    fetched(tmp_path, "F-Q4_0.gguf", "1", revision=NEW)
+    assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and not names(tmp_path)
+
+
+def test_a_blob_that_repositories_share_goes_with_its_last_one(tmp_path: Path):
+    """huggingface_hub 2.4 shares blobs of equal content, cache/blobs/AB/HASH, as links in the repositories."""
+    shared = a_gguf(tmp_path / "blobs" / "ab" / ("ab" * 32))
+    shared.with_name(f"{shared.name}.refs").write_text("")
+    for repo in ("u/Foo", "u/Bar"):
+        blob = fetched(tmp_path, "F-Q4_0.gguf", "1", repo=repo)
+        blob.unlink()
+        blob.symlink_to(os.path.relpath(shared, blob.parent))
+    assert names(tmp_path) == ["u/Bar:Q4_0"], "one file, one model"
+    model = Catalog([], LaunchSettings(), hub_cache=tmp_path).find("u/Bar:Q4_0")
+    assert delete_from_cache(tmp_path, model, []) == 0 and shared.exists()
+    model = Catalog([], LaunchSettings(), hub_cache=tmp_path).find("u/Foo:Q4_0")
+    assert delete_from_cache(tmp_path, model, []) == GGUF_BYTES
+    assert not list((tmp_path / "blobs" / "ab").iterdir())
+
+
+def test_a_file_system_without_links_has_the_files_themselves(tmp_path: Path):
+    blob = fetched(tmp_path, "F-Q4_0.gguf", "1")
+    link = tmp_path / "models--u--Foo" / "snapshots" / NEW / "F-Q4_0.gguf"
+    blob.replace(link)
+    assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and not list(tmp_path.iterdir())
+
+
+def test_a_file_of_another_folder_is_never_deleted(tmp_path: Path):
+    file = a_gguf(tmp_path / "models" / "mine.gguf")
+    model = Catalog([tmp_path / "models"], LaunchSettings()).find("mine")
+    with pytest.raises(NotSupported, match="not in the Hugging Face cache"):
+        delete_from_cache(tmp_path / "cache", model, [])
+    assert file.exists()
+
+
+def test_what_an_unfinished_download_left_is_deleted_but_not_what_comes_now(tmp_path: Path):
+    fetched(tmp_path, "F-Q4_0.gguf", "1")
+    blobs = tmp_path / "models--u--Foo" / "blobs"
+    for name in ("2" * 64, "3" * 64, f"{'4' * 64}.abcdef12"):
+        (blobs / f"{name}.incomplete").write_bytes(b"12345")
+    lock = tmp_path / ".locks" / "models--u--Foo" / f"{'3' * 64}.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert delete_partial_files(tmp_path, "u/Foo") == 10
+    assert sorted(each.name for each in blobs.iterdir()) == ["1" * 64, f"{'3' * 64}.incomplete"]
+    assert delete_partial_files(tmp_path, "u/Nothing") == 0

@@ -1,0 +1,107 @@
+"""Models by name, from nothing to an answer: `serve --model`, `pull` and `rm` with a hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.hub_server import HubServer
+from tests.helpers.service import Service, serving
+from workers.catalog.demo_model import write_demo_model
+
+TINY, OTHER, BROKEN = "org/tiny-GGUF:Q4_K_M", "org/other-GGUF:Q8_0", "org/gated-GGUF"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    model = write_demo_model(tmp_path_factory.mktemp("hub"))
+    with HubServer() as hub:
+        hub.add("org/tiny-GGUF", {"tiny-Q8_0.gguf": b"never fetched", "tiny-Q4_K_M.gguf": model})
+        hub.add("org/other-GGUF", {"other-Q8_0.gguf": model.read_bytes() + bytes(32), "README.md": "text"})
+        hub.add(BROKEN, {"gated-Q4_K_M.gguf": model}, gated=True)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def service(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    plain = {"HF_ENDPOINT": hub.endpoint, "LLAMA_SMART_PROXY_GPU__ENABLED": "false"}
+    with serving(tmp_path_factory.mktemp("by-name"), "--model", "hf.co/org/tiny-GGUF", plain=plain) as service:
+        assert service.url
+        yield service
+
+
+def command(hub: HubServer, folder: Path, *words: str, url: str = "") -> subprocess.CompletedProcess[str]:
+    """`folder`: where this user's cache is. `url`: "" for a machine on which no service runs."""
+    env = {key: text for key, text in os.environ.items() if not key.startswith("LLAMA_SMART_PROXY_")}
+    env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder), "LLAMA_SMART_PROXY_GPU__ENABLED": "false"}
+    env |= {"XDG_CACHE_HOME": str(folder), "LLAMA_SMART_PROXY_SERVER__PORT": "1"}
+    env |= {"LLAMA_SMART_PROXY_URL": url} if url else {}
+    run = [sys.executable, "-P", "-m", "app.commands.cli", *words]
+    return subprocess.run(run, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
+
+
+def test_a_service_with_one_model_fetches_it_and_names_it_in_its_example(hub: HubServer, service: Service):
+    assert "org/tiny-GGUF: checking its files" in service.output
+    assert f'"model": "{TINY}"' in service.output
+    assert service.post("/v1/chat/completions", {"messages": [], "max_tokens": 1}).json()["model"] == TINY
+    assert hub.bytes_served("org/tiny-GGUF", "tiny-Q8_0.gguf") == 0
+
+
+def test_the_service_fetches_for_pull_and_deletes_for_rm(hub: HubServer, service: Service, tmp_path: Path):
+    pulled = command(hub, tmp_path, "pull", "org/other-GGUF", url=service.url)
+    assert (pulled.returncode, pulled.stdout.partition(":Q8_0 is here: ")[0]) == (0, "org/other-GGUF")
+    assert service.chat(OTHER).status_code == 200
+    asked = command(hub, tmp_path, "rm", OTHER, url=service.url)
+    assert (asked.returncode, "add --yes" in asked.stderr) == (2, True)
+    removed = command(hub, tmp_path, "rm", OTHER, "--yes", url=service.url)
+    assert (removed.returncode, removed.stdout.startswith(f"deleted {OTHER}: ")) == (0, True)
+    assert service.chat(OTHER).status_code == 404
+    assert not list(tmp_path.iterdir())  # all was in the service's cache
+
+
+def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_path: Path):
+    pulled = command(hub, tmp_path, "pull", "org/other-GGUF", "--json")
+    assert (pulled.returncode, json.loads(pulled.stdout)["model"]) == (0, OTHER)
+    assert pulled.stderr.startswith(f"nothing answers at http://127.0.0.1:1: fetching into {tmp_path}/hub\n")
+    assert list((tmp_path / "hub").rglob("other-Q8_0.gguf"))
+    before = hub.bytes_served("org/other-GGUF")
+    again = command(hub, tmp_path, "pull", OTHER, "--local")
+    assert (again.returncode, hub.bytes_served("org/other-GGUF")) == (0, before)
+    removed = command(hub, tmp_path, "rm", OTHER, "--yes", "--json")
+    assert json.loads(removed.stdout)["deleted"] == OTHER
+    assert not list((tmp_path / "hub").rglob("*.gguf"))
+
+
+def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):
+    model = hub.repos["org/tiny-GGUF"].files["tiny-Q4_K_M.gguf"]
+    hub.add("org/changing-GGUF", {"changing-Q4_K_M.gguf": model.read(0, model.size) + bytes(64)})
+    command(hub, tmp_path, "pull", "org/changing-GGUF")
+    hub.add("org/changing-GGUF", {"changing-Q4_K_M.gguf": model.read(0, model.size) + bytes(96)})
+    (head, row, last) = command(hub, tmp_path, "models", "--updates").stdout.splitlines()
+    assert (head.split(), row.split()[0], row.split()[-1]) == (
+        ["MODEL", "DOWNLOAD", "UPSTREAM"],
+        "org/changing-GGUF:Q4_K_M",
+        "newer",
+    )
+    assert last == "update it:  llama-smart-proxy pull org/changing-GGUF:Q4_K_M"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        (["pull", BROKEN], 1, "licence"),
+        (["pull", "not a name"], 2, "not a name of a Hugging Face repository"),
+        (["rm", "org/nothing-GGUF", "--yes"], 1, "not found"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(hub: HubServer, tmp_path: Path, words: list[str], status: int, text: str):
+    done = command(hub, tmp_path, *words)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert text in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

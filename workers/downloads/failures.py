@@ -1,0 +1,73 @@
+"""What huggingface_hub and the client below it raise, as one line that says what to do."""
+
+from __future__ import annotations
+
+import httpx2
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+from app.errors import DownloadFailed, ModelNotFound, ProxyError
+
+MAX_TEXT = 200  # characters of a message that a server sent
+
+
+def failure_of(error: Exception, repo: str) -> ProxyError:
+    """The error that clients get. `repo`: "user/repo", or a name in it."""
+    match error:
+        case ProxyError():
+            return error
+        case OfflineModeIsEnabled():
+            return DownloadFailed(f"{repo} cannot be fetched: HF_HUB_OFFLINE is set; unset it to go online")
+        case GatedRepoError() | RepositoryNotFoundError() | HfHubHTTPError():
+            return _refusal(error, repo)
+        case httpx2.ReadError() | httpx2.RemoteProtocolError():
+            return DownloadFailed(f"{repo} cannot be fetched: {_host(error)} closed the connection early; try again")
+        case httpx2.TransportError():
+            return DownloadFailed(
+                f"{repo} cannot be fetched: {_host(error)} cannot be reached ({_reason(error)}); check the network, "
+                "HTTPS_PROXY and HF_ENDPOINT"
+            )
+        case OSError():
+            return DownloadFailed(f"{repo} cannot be fetched: {error.strerror or _reason(error)}")
+        case _:
+            return DownloadFailed(f"{repo} cannot be fetched: {type(error).__name__}: {_reason(error)}")
+
+
+def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
+    """The server's answer. 401 without a code: huggingface.co says so of a repository that it does not have, too."""
+    status, headers = error.response.status_code, error.response.headers
+    if isinstance(error, GatedRepoError):
+        return DownloadFailed(
+            f"{repo} is gated: accept its licence on https://huggingface.co/{repo.partition(':')[0]}, then set "
+            "HF_TOKEN to a token of that account (or `hf auth login`) for the user that downloads"
+        )
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        return ModelNotFound(
+            repo, "Hugging Face has no such repository, or it is private: check the name, or set HF_TOKEN"
+        )
+    if status == 403:
+        return DownloadFailed(
+            f"{repo} may not be read with this HF_TOKEN: its account or its scopes lack the permission"
+        )
+    if status == 429:
+        return DownloadFailed(
+            f"{repo} cannot be fetched: the server limits the requests of this address{_when(headers)}"
+        )
+    return DownloadFailed(f"{repo} cannot be fetched: the server answered {status}; try again later")
+
+
+def _when(headers: httpx2.Headers) -> str:
+    seconds = headers.get("Retry-After", "")
+    hint = f"; try again in {seconds} s" if seconds.isdecimal() else "; try again later"
+    return f"{hint}, or set HF_TOKEN, which has a higher limit"
+
+
+def _host(error: httpx2.TransportError) -> str:
+    try:
+        return error.request.url.host
+    except RuntimeError:  # no request is known
+        return "the server"
+
+
+def _reason(error: Exception) -> str:
+    """In one line of bounded length."""
+    return " ".join(str(error).split())[:MAX_TEXT] or type(error).__name__
