@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from app.entities.download import Download, DownloadState
 from app.errors import (
@@ -81,7 +82,7 @@ class DownloadWait:
         `until_complete`."""
         last_text, is_complete = "", False
         while not is_complete:
-            text = as_header(progress_text(self.download))
+            text = progress_text(replace(self.download, model=as_header(self.download.model)))
             write(progress_event(text, route, setting if text != last_text else True))
             last_text, is_complete = text, self._is_complete(client, COMMENT_SECONDS)
 

@@ -29,8 +29,8 @@ PLACES = 16
 
 
 class ScriptedDownloads:
-    """In place of workers.downloads. Each wait takes the next of `script`: changes of the download, its error, or what a
-    function returns. At the end of the script nothing changes any more."""
+    """In place of workers.downloads. Each wait takes the next of `script`: changes of the download, its error, or what
+    a function returns. At the end of the script nothing changes any more."""
 
     def __init__(self, *script: dict[str, Any] | ProxyError | Callable[[], dict[str, Any]]) -> None:
         self.all: tuple[Download, ...] = ()
