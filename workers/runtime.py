@@ -24,7 +24,7 @@ from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
-from workers.build_downloads import build_downloads
+from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
 from workers.builders import build_engine_reader, build_relay, build_spawn, gpus_at_start
@@ -77,8 +77,10 @@ class Runtime:
         self._files = StateFiles(state_folder(), settings)
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._downloads = build_downloads(lambda: self._settings, self._catalog.reload)
         self._needs = EstimateSource(self._files.history, engine.refresh, shapes, lambda: self._store.gpus)
+        self._plans = Plans(self._store, self._needs.placement_request, read_memory)
+        machine = ServiceMachine(lambda: self._settings, self._needs, self._plans)
+        self._downloads = build_downloads(lambda: self._settings, self._catalog.reload, machine)
         self._clients = ClientWatcher()
         self._access_log = AccessLog(self._files.logs.access_lines)
         self._activity = Activity()
@@ -113,7 +115,7 @@ class Runtime:
             store=self._store,
             configuration=self._reload,
             pool=self._pool,
-            plans=Plans(self._store, request_of, read_memory),
+            plans=self._plans,
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,

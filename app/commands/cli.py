@@ -164,6 +164,7 @@ def _log_to_stderr() -> None:
 
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs three lines about the demo model
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs addresses, which may hold a signature
 
 
 def _log_warnings(warnings: tuple[str, ...]) -> None:

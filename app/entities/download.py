@@ -31,7 +31,8 @@ class Download:
     done_bytes: int = 0
     file: str = ""  # being fetched, its path in the repository
     bytes_per_second: float | None = None  # over the last seconds; None: not known
-    problem: str = ""  # of a failed one: what happened, the numbers, and what to do next
+    # Of a failed one: what happened, the numbers, and what to do next. Of one that runs: why it waits, and how long.
+    problem: str = ""
     code: str = ""  # of a failed one: the code of its error
 
     @property

@@ -8,6 +8,7 @@ from typing import Protocol
 from app.entities.download import Download
 from app.entities.model import Model
 from app.entities.repository import RepositoryName
+from app.use_cases.downloads.repository_plan import RepositoryPlan
 
 
 class Downloads(Protocol):
@@ -25,6 +26,10 @@ class Downloads(Protocol):
     def wait(self, name: RepositoryName, seconds: float) -> Download | None:
         """Wait for its end, this long at most; None if there is no such download. Raises the ProxyError of a failed
         one: ModelDoesNotFit, InvalidModelFile, ModelNotFound or DownloadFailed; Draining when a shutdown begins."""
+
+    def plan(self, name: RepositoryName) -> RepositoryPlan:
+        """What each model of a repository, or the one that the name chooses, would need with 32k of context, and where
+        it would go now. Reads their headers, which takes seconds. Raises ModelNotFound, DownloadFailed, Overloaded."""
 
     def cancel(self, name: RepositoryName) -> bool:
         """Stop it; what came so far stays for the next try. Whether it was running."""

@@ -31,7 +31,8 @@ def listed(hub: HubServer, name: RepositoryName = NAME) -> FoundModel:
 
 
 def downloader(hub: HubServer, cache: Path, **options: Any) -> Downloader:
-    arguments = {"find": lambda name: listed(hub, name), "check": lambda found: None, "completed": lambda: None}
+    asking = {"find": lambda name: listed(hub, name), "check": lambda found: None, "plan": None}
+    arguments = {**asking, "completed": lambda: None}
     return Downloader(lambda: cache, **{"reserve_bytes": 0, **arguments, **options})
 
 

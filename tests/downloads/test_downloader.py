@@ -46,6 +46,7 @@ def test_a_complete_download_is_where_every_program_of_hugging_face_finds_it(hub
         (download,) = found.all
     assert download.done_bytes == download.total_bytes == len(DATA) and download.model == str(NAME)
     assert snapshot_file(cache, hub).read_bytes() == DATA
+    assert os.readlink(snapshot_file(cache, hub)).startswith("../../blobs/"), "it can be moved with its cache"
     assert completed == [1]
     from huggingface_hub import try_to_load_from_cache
 
@@ -104,7 +105,10 @@ def test_a_rate_limit_is_waited_for(hub: HubServer, cache: Path) -> None:
     hub.fail(429, path=FILE, times=1, headers={"Retry-After": "1"})
     with closing(downloader(hub, cache)) as found:
         began = time.monotonic()
-        pull(found)
+        found.start(NAME)
+        until(lambda: found.all[0].problem)
+        assert found.all[0].problem == "the server answered 429; trying again in 1 s"
+        assert pull(found).problem == ""
     assert time.monotonic() - began > 1
 
 
@@ -133,6 +137,7 @@ def test_two_pulls_of_one_model_are_one_whatever_its_name(hub: HubServer, cache:
         found.start(RepositoryName(REPO))
         found.start(RepositoryName(REPO.upper(), "q4_k_m"))
         until(lambda: len(found.all) == 1)
+        until(lambda: sum(each.name.startswith("download-") for each in threading.enumerate()) == 1)
         hub.release()
         ended = found.wait(RepositoryName(REPO), SECONDS)
         assert ended is not None and ended.state is DownloadState.COMPLETE
@@ -145,7 +150,8 @@ def test_two_processes_that_pull_one_file_fetch_it_once(hub: HubServer, cache: P
         first.start(NAME)
         until(lambda: size(partial(cache, DATA)) == MIB)
         second.start(NAME)
-        until(lambda: second.all[0].state is DownloadState.DOWNLOADING and second.all[0].done_bytes == MIB)
+        until(lambda: second.all[0].problem == "another process is fetching this file")
+        assert second.all[0].done_bytes == MIB
         hub.release()
         pull(first)
         pull(second)

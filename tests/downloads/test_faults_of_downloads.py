@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,8 +15,22 @@ import pytest
 
 from app.entities.download import DownloadState
 from app.errors import DownloadFailed
-from tests.downloads.pulls import FILE, MIB, NAME, REPO, SECONDS, downloader, partial, pull, size, snapshot_file, until
+from tests.downloads.pulls import (
+    FILE,
+    MIB,
+    NAME,
+    REPO,
+    SECONDS,
+    downloader,
+    listed,
+    partial,
+    pull,
+    size,
+    snapshot_file,
+    until,
+)
 from tests.helpers.hub_server import HubServer
+from workers.downloads.transfer_process import Job
 
 pytestmark = pytest.mark.integration
 
@@ -136,6 +152,32 @@ def test_a_killed_process_is_said_and_the_next_try_goes_on(hub: HubServer, cache
         hub.release()
         pull(found)
     assert snapshot_file(cache, hub).read_bytes() == DATA
+
+
+def test_the_process_ends_with_a_service_that_is_killed(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "100")  # then it would notice by itself
+    hub.add(REPO, {FILE: DATA})
+    hub.hold(FILE, after=MIB)
+    job = Job(cache, (found := listed(hub)).repository, found.model.files, reserve_bytes=0)
+    code = "import pickle, sys, time; from workers.downloads.transfer_child import TransferChild as Child; "
+    code += "child = Child(pickle.load(sys.stdin.buffer)); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE) as service:
+        assert service.stdin is not None
+        service.stdin.write(pickle.dumps(job))
+        service.stdin.close()
+        until(lambda: size(partial(cache, DATA)) == MIB)
+        (child,) = psutil.Process(service.pid).children()
+        service.kill()
+    until(lambda: not child.is_running())
+
+
+def test_a_cache_that_may_not_be_written_is_named(hub: HubServer, small_disk: Path) -> None:
+    hub.add(REPO, {FILE: DATA[:MIB]})
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    problem = failure(hub, small_disk)
+    assert f"{small_disk}/" in problem and "may not be written (Read-only file system); set HF_HOME" in problem
 
 
 @pytest.mark.parametrize("path", ["../../../escaped-Q4_K_M.gguf", "/tmp/escaped-Q4_K_M.gguf"])

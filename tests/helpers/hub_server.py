@@ -159,9 +159,9 @@ class HubServer:
                 end = min(end, held[1]) if at < held[1] else end
                 if at >= held[1]:
                     self._wait_for_release(held)
-            yield at, file.read(at, end - at)
-            with self._changed:
+            with self._changed:  # before they are sent: a client that has them finds them counted
                 self.served.append(Served(repo, path, at, end))
+            yield at, file.read(at, end - at)
             at = end
             if self.bytes_per_second:
                 time.sleep(max(0.0, began + (at - start) / self.bytes_per_second - time.monotonic()))

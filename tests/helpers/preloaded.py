@@ -6,6 +6,7 @@ fork is what `python -P fixed_ram.py serve ...` runs.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -82,6 +83,15 @@ def _run(arguments: Sequence[str], environment: Mapping[str, str], output: Conne
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # one of them keeps the fork server alive
     os.environ.clear()
     os.environ.update(environment)
+    _load_nvml(environment.get("LD_LIBRARY_PATH", ""))
     sys.argv = ["fixed_ram.py", *arguments]
     fix_ram()
     cli.main()
+
+
+def _load_nvml(search_path: str) -> None:
+    """The linker reads its search path when a program starts, but it takes a loaded library by its name at any time."""
+    for folder in filter(None, search_path.split(":")):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(os.path.join(folder, "libnvidia-ml.so.1"))
+            return

@@ -156,8 +156,8 @@ class Service:
 def start(
     program: Sequence[str] | None, arguments: Sequence[str], env: Mapping[str, str]
 ) -> subprocess.Popen[str] | PreloadedProcess:
-    """The master process. Forked unless `program` is given, or `env` has search paths, read only by a new program."""
-    if program is None and not {"LD_LIBRARY_PATH", "PYTHONPATH"} & env.keys():
+    """The master process. Forked unless `program` is given, or Python's search path, read only by a new program."""
+    if program is None and "PYTHONPATH" not in env:
         return PreloadedProcess(arguments, env)
     program = program or ("-P", FIXED_RAM)
     return subprocess.Popen(

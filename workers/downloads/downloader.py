@@ -15,6 +15,7 @@ from app.entities.model_name import folded
 from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, NotSupported, Overloaded, ProxyError
 from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
+from app.use_cases.downloads.repository_plan import RepositoryPlan
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
 from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
@@ -25,6 +26,7 @@ from workers.downloads.transfer_process import Job
 log = logging.getLogger(__name__)
 
 MAX_RUNNING = 4
+MAX_PLANS = 4  # at the same time: each reads headers of megabytes
 SHOWN_SECONDS = 600.0  # after their end
 MAX_ENDED = 20
 CLOSE_SECONDS = 2.0
@@ -39,18 +41,20 @@ class Downloader:
         cache: Callable[[], Path | None],
         find: Callable[[RepositoryName], FoundModel],
         check: Callable[[FoundModel], None],
+        plan: Callable[[RepositoryName], RepositoryPlan],
         completed: Callable[[], None],
         reserve_bytes: int = DISK_RESERVE_BYTES,
     ) -> None:
         """`cache`: the folder of the Hugging Face cache; None if it is not used. `find` asks the server, `check` reads
-        the model's header there; both raise ProxyErrors. `completed` is called after each complete download, before
-        those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
-        self._cache, self._find, self._check, self._completed = cache, find, check, completed
+        the model's header there, `plan` is that of the port; all three raise ProxyErrors. `completed` is called after
+        each complete download, before those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
+        self._cache, self._find, self._check, self._plan, self._completed = cache, find, check, plan, completed
         self._reserve_bytes = reserve_bytes
         self._changed = threading.Condition()
         self._tasks: tuple[DownloadTask, ...] = ()  # by their start; replaced whole, under the lock
         self._is_draining = False
         self._numbers = count(1)
+        self._plans = threading.BoundedSemaphore(MAX_PLANS)
 
     @property
     def all(self) -> tuple[Download, ...]:
@@ -89,6 +93,14 @@ class Downloader:
         if task is not None and task.error is not None:
             raise task.error
         return task.download if task is not None else None
+
+    def plan(self, name: RepositoryName) -> RepositoryPlan:
+        if not self._plans.acquire(blocking=False):
+            raise Overloaded(f"{MAX_PLANS} repositories are being planned; try again in a few seconds")
+        try:
+            return self._plan(name)
+        finally:
+            self._plans.release()
 
     def cancel(self, name: RepositoryName) -> bool:
         task = self._task(name)
@@ -142,6 +154,8 @@ class Downloader:
             self._fail(task, error)
         except InvalidAnswer as error:
             self._fail(task, DownloadFailed(str(error)))
+        except OSError as error:
+            self._fail(task, DownloadFailed(f"{task.name} cannot be fetched: {error}"))
         except Exception as error:  # a bug: nobody would wait for it any longer
             log.exception("the download of %s failed", task.download.model)
             self._fail(task, DownloadFailed(f"{type(error).__name__}: {error}"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import httpx2
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -26,8 +28,13 @@ def failure_of(error: Exception, repo: str) -> ProxyError:
                 f"{repo} cannot be fetched: {_host(error)} cannot be reached ({_reason(error)}); check the network, "
                 "HTTPS_PROXY and HF_ENDPOINT"
             )
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+            return DownloadFailed(
+                f"{repo} cannot be fetched: {error.filename} may not be written ({error.strerror}); set HF_HOME to a "
+                "folder that may"
+            )
         case OSError():
-            return DownloadFailed(f"{repo} cannot be fetched: {error.strerror or _reason(error)}")
+            return DownloadFailed(f"{repo} cannot be fetched: {_reason(error)}")
         case _:
             return DownloadFailed(f"{repo} cannot be fetched: {type(error).__name__}: {_reason(error)}")
 

@@ -61,6 +61,7 @@ def _is_end(task: DownloadTask, said: TransferReport) -> bool:
             raise DownloadFailed(said.text)
         case "waiting":
             log.warning("download waits model=%s reason=%r", task.download.model, said.text)
+            task.update(problem=said.text)
         case _:
-            task.update(state=DownloadState(said.what), file=said.text)
+            task.update(state=DownloadState(said.what), file=said.text, problem="")
     return False

@@ -52,7 +52,11 @@ class EstimateSource:
 
         Raises the ProxyError of a model that cannot be served."""
         model = self.as_started(model)
-        shape, companions = self._shapes.get(model.path), self._companions.read(model.launch)
+        return self.request_by_headers(model, self._shapes.get(model.path), self._companions.read(model.launch))
+
+    def request_by_headers(self, model: Model, shape: ModelShape, companions: Companions) -> PlacementRequest:
+        """The same for a model with the settings that it is started with, whose headers were read already: its files
+        may be elsewhere."""
         engine = self._engine()
         uses_vulkan = self._gpus().uses_vulkan
         learned = self._history.of_model(model.path, engine.identity if engine else "")

@@ -17,6 +17,7 @@ from app.entities.gpu import GpuState
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import Decision, Outcome
+from app.entities.refusal import Reason, Refusal
 from app.errors import InvalidRequest, Overloaded, ProxyError
 from app.ports import PlanAnswer
 from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_devices
@@ -25,7 +26,7 @@ from app.use_cases.placement.world import World
 from app.use_cases.reporting.plans import Plan, machine_json, plan_of
 from app.use_cases.scheduling.decision_inputs import world_with_eviction_costs
 from app.use_cases.scheduling.pool_state import PoolState
-from app.use_cases.scheduling.preview import as_last_read, is_alike, preview
+from app.use_cases.scheduling.preview import as_last_read, is_alike, preview, preview_refusal
 from workers.telemetry.store import StateStore
 
 FIRST_SECONDS = 0.5  # for plans of models that have none
@@ -102,6 +103,21 @@ class Plans:
         elapsed_ms = 1000 * (time.perf_counter() - began)
         evict = plan_of(model, decision, machine.world).evict
         return PlanAnswer(decision, evict, machine_json(machine.world), round(elapsed_ms, 3))
+
+    def plan_of_file(self, model: Model, request: PlacementRequest) -> Plan:
+        """The plan of a model that is not in the catalogue. Raises Overloaded."""
+        machine = self._look()
+        return plan_of(model, _decide(model, request, machine), machine.world)
+
+    def permanent_refusal(self, model: Model, request: PlacementRequest) -> Refusal | None:
+        """Why a model that is not in the catalogue can never be loaded on this machine; None if it can, or if that is
+        not certain. Raises Overloaded."""
+        machine = self._look()
+        decision = _decide(model, request, machine)
+        if decision.outcome is not Outcome.REFUSE or not decision.is_permanent:
+            return None
+        refusal = preview_refusal(machine.state, model, request, decision, machine.at)
+        return refusal if refusal.reason is Reason.DOES_NOT_FIT else None
 
     def _is_known(self, model: Model) -> bool:
         known = self._known.get(model.name)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from app.commands.downloads.named_service import status_or_reason
 from app.commands.options import exit_no, read_settings
-from app.commands.service.model_names import exit_without_model, find_entry
+from app.commands.service.model_names import LIST_COMMAND, LIST_ROUTE, exit_without_model, model_path
 from app.commands.service_client import call_service, exit_with_error
-
-if TYPE_CHECKING:
-    from app.entities.model import Model
+from app.terminal.downloads import is_running
 
 
 class Deleter(Protocol):
@@ -20,7 +19,8 @@ class Deleter(Protocol):
     place: str  # whose cache it is
 
     def find(self, name: str) -> tuple[str, int | None]:
-        """The model's name in the catalogue, and the size of its files in bytes."""
+        """The model's name in the catalogue, and the size of its files in bytes; None if only unfinished downloads of
+        its repository can be there."""
 
     def delete(self, name: str) -> int:
         """The bytes that become free."""
@@ -28,16 +28,21 @@ class Deleter(Protocol):
 
 def deleter(url: str) -> Deleter:
     status, _ = status_or_reason(url)
-    return DeletesByService(url) if status else DeletesLocally()
+    return DeletesByService(url, status) if status else DeletesLocally()
 
 
 class DeletesByService:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, status: Mapping[str, Any]) -> None:
         self._url, self.place = url, f"the cache of the service at {url}"
+        self._running = [each["model"] for each in status["downloads"] if is_running(each)]
 
     def find(self, name: str) -> tuple[str, int | None]:
-        entry = find_entry(self._url, name)
-        return entry["id"], entry.get("size")
+        answer = call_service(self._url, "GET", model_path(name))
+        if answer.status == 404:
+            return _repository(name) or exit_without_model(answer), None
+        if not answer.is_yes:
+            exit_with_error(answer)
+        return answer.body["id"], answer.body.get("size")
 
     def delete(self, name: str) -> int:
         answer = call_service(self._url, "DELETE", f"/models/{quote(name)}")
@@ -45,6 +50,8 @@ class DeletesByService:
             exit_without_model(answer)
         if not answer.is_yes:
             exit_with_error(answer)
+        if name in self._running:
+            exit_no(f"the download of {name} is stopped; the same command deletes what came")
         return int(answer.body["freed_bytes"])
 
 
@@ -52,32 +59,44 @@ class DeletesLocally:
     """In the cache that the settings name, of the models that a service with them would have."""
 
     def __init__(self) -> None:
+        from app.commands.downloads.local_machine import LocalMachine
         from workers.build_catalog import build_catalog, hugging_face_cache
+        from workers.build_downloads import build_downloads
 
         settings = read_settings(None)
-        self._catalog = build_catalog(settings)
-        self._settings = settings
+        self._downloads = build_downloads(lambda: settings, lambda: None, LocalMachine(settings))
+        self._models = build_catalog(settings)
         self.place = str(hugging_face_cache(settings))
 
     def find(self, name: str) -> tuple[str, int | None]:
-        model = self._model(name)
+        from app.errors import ModelNotFound
+
+        try:
+            model = self._models.find(name)
+        except ModelNotFound as error:
+            return _repository(name) or exit_no(str(error).replace(LIST_ROUTE, LIST_COMMAND)), None
         return model.name, model.size_bytes
 
     def delete(self, name: str) -> int:
         from app.errors import NotSupported
-        from workers.build_downloads import build_downloads
+        from app.use_cases.downloads.names import parse_name
 
-        model = self._model(name)
-        others = [each for each in self._catalog.models() if each.name != model.name]
+        model = self._models.definition(name)
         try:
-            return build_downloads(lambda: self._settings, lambda: None).remove(model, others)
+            if model is None:
+                freed_bytes = self._downloads.discard(parse_name(name))
+                return freed_bytes or exit_no(f"there is nothing of {name} in {self.place}")
+            others = [each for each in self._models.models() if each.name != name]
+            return self._downloads.remove(model, others)
         except NotSupported as error:
             exit_no(str(error))
 
-    def _model(self, name: str) -> Model:
-        from app.errors import ModelNotFound
 
-        try:
-            return self._catalog.find(name)
-        except ModelNotFound as error:
-            exit_no(str(error))
+def _repository(name: str) -> str:
+    """The name of a repository's model in its usual spelling; "" if it is none."""
+    from app.use_cases.downloads.names import InvalidName, parse_name
+
+    try:
+        return str(parse_name(name))
+    except InvalidName:
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,12 @@ class Locally:
 
     def __init__(self, why: str = "") -> None:
         """`why`: it is not the service that does it."""
+        from app.commands.downloads.local_machine import LocalMachine
         from workers.build_downloads import build_downloads
 
+        logging.getLogger("workers.downloads").addHandler(logging.NullHandler())  # the states say the same
         self._why, self._settings = why, read_settings(None)
-        self._downloads = build_downloads(lambda: self._settings, lambda: None)
+        self._downloads = build_downloads(lambda: self._settings, lambda: None, LocalMachine(self._settings))
 
     @property
     def note(self) -> str:
@@ -34,7 +37,13 @@ class Locally:
         return f"{self._why}: fetching into {cache}" if self._why else f"fetching into {cache}"
 
     def plan(self, name: str) -> Mapping[str, Any]:
-        exit_no(f"the quants of {name} are planned by a running service: start it with `llama-smart-proxy serve`")
+        from app.errors import ProxyError
+        from app.use_cases.downloads.repository_plan import repository_plan_report
+
+        try:
+            return repository_plan_report(self._downloads.plan(parsed_name(name)), str)
+        except ProxyError as error:
+            exit_no(str(error))
 
     def pull(self, name: str) -> Iterator[Mapping[str, Any]]:
         from app.errors import ProxyError

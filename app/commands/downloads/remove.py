@@ -23,7 +23,8 @@ def remove_command(model: str, is_sure: bool, url: str, as_json: bool) -> None:
     """Delete the files of MODEL from the Hugging Face cache.
 
     Files that other models use too stay. A loaded model is unloaded, once its running requests are finished. Only the
-    cache is changed: a model in a folder of yours is for you to delete. The service does it, if one answers, which
+    cache is changed: a model in a folder of yours is for you to delete. What an unfinished download of MODEL left is
+    deleted, too. The service does it, if one answers, which
     requires an admin's key; else this command does, in the cache of the user who runs it.
 
     \b
@@ -32,12 +33,17 @@ def remove_command(model: str, is_sure: bool, url: str, as_json: bool) -> None:
     by = deleter(url)
     name, size_bytes = by.find(model)
     if not is_sure:
-        _ask(f"delete {printable(name)} ({size_cell(size_bytes)}) from {printable(by.place)}?")
+        _ask(f"delete {_what(name, size_bytes)} from {printable(by.place)}?")
     freed_bytes = by.delete(name)
     if as_json:
         print_json({"deleted": name, "freed_bytes": freed_bytes})
     else:
         click.echo(f"deleted {printable(name)}: {size_cell(freed_bytes)} are free again")
+
+
+def _what(name: str, size_bytes: int | None) -> str:
+    name = printable(name)
+    return f"what unfinished downloads of {name} left" if size_bytes is None else f"{name} ({size_cell(size_bytes)})"
 
 
 def _ask(question: str) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from click import Context, Parameter
 
 COMPLETION_SECONDS = 1.0
-_LIST_ROUTE, _LIST_COMMAND = "GET /v1/models lists the names", "`llama-smart-proxy models` lists them"
+LIST_ROUTE, LIST_COMMAND = "GET /v1/models lists the names", "`llama-smart-proxy models` lists them"
 
 
 def model_path(name: str) -> str:
@@ -49,7 +49,7 @@ def served_names(entry: Mapping[str, Any]) -> frozenset[str]:
 
 def exit_without_model(answer: ServiceAnswer, advice: str = "") -> NoReturn:
     """`answer`: a 404, which names similar models."""
-    exit_no(answer.error.replace(_LIST_ROUTE, _LIST_COMMAND) + advice)
+    exit_no(answer.error.replace(LIST_ROUTE, LIST_COMMAND) + advice)
 
 
 def _how_to_fetch(name: str) -> str:

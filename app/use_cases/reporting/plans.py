@@ -70,7 +70,7 @@ def _entry(
     model: Model, servers: list[Server], plans: Mapping[str, Plan], pool: PoolState, shown: Callable[[str], str]
 ) -> dict[str, object]:
     best = min((each for each in servers if each.state in STATES), key=_rank, default=None)
-    about = _loaded(best, servers) if best else _planned(model, plans.get(model.name), shown)
+    about = _loaded(best, servers) if best else planned_report(model, plans.get(model.name), shown)
     failure = pool.failures.get(model.name)
     problem = model.problem or (failure.detail if failure and best is None else "")
     unloaded = "failed" if problem else "unloaded"
@@ -113,7 +113,8 @@ def _loaded(best: Server, servers: list[Server]) -> dict[str, object]:
     }
 
 
-def _planned(model: Model, plan: Plan | None, shown: Callable[[str], str]) -> dict[str, object]:
+def planned_report(model: Model, plan: Plan | None, shown: Callable[[str], str]) -> dict[str, object]:
+    """What is said of a model that is not loaded; null for what is not known."""
     if model.problem:
         text = f"cannot be served: {model.problem}"
         return {"outcome": Outcome.REFUSE, "text": text, "needed_bytes": None, "evict": [], "device": None}

@@ -9,11 +9,12 @@ from app.entities.frozen import replace
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.entities.placement import CPU, LOAD_QUOTA, Decision, Outcome
+from app.entities.refusal import Refusal
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.world import World
 from app.use_cases.scheduling.decision_inputs import decide_load
 from app.use_cases.scheduling.pool_state import Awaited, PoolState, Waiter
-from app.use_cases.scheduling.rejection import gpu_problem
+from app.use_cases.scheduling.rejection import gpu_problem, refusal_for
 
 NO_TICKET = 0
 # A world whose sizes differ by less is taken for the same one: what other processes hold changes all the time.
@@ -27,10 +28,21 @@ def as_last_read(state: PoolState, memory: MemoryReading) -> PoolState:
 
 def preview(state: PoolState, model: Model, request: PlacementRequest, world: World, now: float) -> Decision:
     """The decision about the model, before fairness postpones it and without the reservations of waiting loads."""
-    waiter = Waiter(NO_TICKET, model, now, inf, Awaited.LOADED, request)
+    waiter = _waiter(model, request, now)
     if problem := gpu_problem(state, waiter, now):
         return Decision(Outcome.REFUSE, problem, needed_bytes=0)
     return decide_load(state, waiter, world)
+
+
+def preview_refusal(
+    state: PoolState, model: Model, request: PlacementRequest, decision: Decision, now: float
+) -> Refusal:
+    """The refusal that a request would get for a decision with the outcome REFUSE."""
+    return refusal_for(state, _waiter(model, request, now), decision, now)
+
+
+def _waiter(model: Model, request: PlacementRequest, now: float) -> Waiter:
+    return Waiter(NO_TICKET, model, now, inf, Awaited.LOADED, request)
 
 
 def is_alike(before: World, after: World) -> bool:

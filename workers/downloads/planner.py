@@ -1,0 +1,70 @@
+"""Plans a repository: the headers of its models are read, and the machine says where each would go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from app.entities.repository import RepositoryName
+from app.errors import InvalidModelFile, ModelNotFound, ProxyError
+from app.use_cases.downloads.choice import RepositoryModel, UnknownChoice, choose_model, models_of
+from app.use_cases.downloads.repository_plan import QuantPlan, RepositoryPlan
+from workers.downloads.found_model import FoundModel
+from workers.downloads.header_check import read_remote_model
+from workers.downloads.hub import Hub
+from workers.downloads.remote_model import Machine
+
+READERS = 4  # headers that are read at the same time
+PLAN_SECONDS = 60.0
+MAX_MODELS = 64
+
+
+def plan_repository(
+    hub: Hub, name: RepositoryName, machine: Machine, is_here: Callable[[FoundModel], bool]
+) -> RepositoryPlan:
+    """The plans of all models of a repository, or of the one that the name chooses. `is_here`: whether its files are in
+    the cache. Raises ModelNotFound, DownloadFailed and Overloaded."""
+    repository = hub.repository(name.repo)
+    try:
+        chosen = choose_model(repository, name)
+    except UnknownChoice as error:
+        raise ModelNotFound(str(name), str(error)) from error
+    models = (chosen,) if name.choice else models_of(repository)
+
+    def plan(model: RepositoryModel) -> QuantPlan:
+        found = FoundModel(repository, model)
+        try:
+            decided = machine.plan(read_remote_model(hub, found))
+        except InvalidModelFile as error:
+            return QuantPlan(model, problem=error.problem, is_here=is_here(found))
+        return QuantPlan(model, decided, is_here=is_here(found))
+
+    return RepositoryPlan(RepositoryName(repository.repo, name.choice), _plan_each(models, plan))
+
+
+def _plan_each(
+    models: Sequence[RepositoryModel], plan: Callable[[RepositoryModel], QuantPlan]
+) -> tuple[QuantPlan, ...]:
+    """Raises the ProxyError of one if all have one: it is that of the repository."""
+    readers = ThreadPoolExecutor(READERS, thread_name_prefix="remote-headers")
+    try:
+        complete = [model for model in models if not model.problem][:MAX_MODELS]
+        futures = {model.path: readers.submit(plan, model) for model in complete}
+        done, _ = wait(futures.values(), timeout=PLAN_SECONDS)
+    finally:
+        readers.shutdown(wait=False, cancel_futures=True)
+    errors = [error for future in done if (error := future.exception())]
+    if errors and len(errors) == len(futures):
+        raise errors[0]
+    return tuple(_result(model, futures.get(model.path)) for model in models)
+
+
+def _result(model: RepositoryModel, future: Future[QuantPlan] | None) -> QuantPlan:
+    if future is None:
+        return QuantPlan(model, problem=model.problem or f"not planned: only {MAX_MODELS} models are; ask for it alone")
+    if not future.done() or future.cancelled():
+        return QuantPlan(model, problem=f"its header could not be read within {PLAN_SECONDS:.0f} s")
+    try:
+        return future.result()
+    except ProxyError as error:
+        return QuantPlan(model, problem=str(error))
