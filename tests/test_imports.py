@@ -101,6 +101,7 @@ APP = {
         "app/services.py",
         "app/use_cases/credentials.py",
         "app/use_cases/requirements.py",
+        "app/use_cases/downloads",
         "app/use_cases/ollama",
         "app/use_cases/reporting",
         "app/use_cases/scheduling",

@@ -17,6 +17,7 @@ from app.commands.options import ANSWER_IS_NO, WRONG_USE
 if TYPE_CHECKING:
     from app.settings.check import ConfigurationCheck
     from app.settings.schema import Settings
+    from workers.catalog.catalog import Catalog
 
 config_option: Callable[[Callable[..., None]], Callable[..., None]] = click.option(
     "--config", type=click.Path(path_type=Path), help="YAML or JSON file with the settings."
@@ -39,8 +40,9 @@ def check_config(config: Path | None, as_json: bool) -> None:
         # These loggers would repeat the warnings.
         with _loggers_disabled("workers.catalog.catalog", "workers.pool.pinned_models"):
             errors, warnings = _check_this_machine(settings)
-            warnings = (*_warnings_about_engine(settings), *_warnings_about_models(settings), *warnings)
-        check = check.with_warnings(warnings).with_errors(errors)
+            catalog = _catalog(settings)
+        warnings = (*_warnings_about_engine(settings), *catalog.warnings, *warnings)
+        check = check.with_models(catalog.models()).with_warnings(warnings).with_errors(errors)
     if as_json:
         print_json(check.as_json())
     else:
@@ -76,11 +78,11 @@ def _warnings_about_engine(settings: Settings) -> list[str]:
     return [f"engine.binary: no such program: {binary}; no model can be served without it"]
 
 
-def _warnings_about_models(settings: Settings) -> tuple[str, ...]:
-    """A line for each model that cannot be served, and for other problems with model files."""
+def _catalog(settings: Settings) -> Catalog:
+    """Its warnings: a line for each model that cannot be served, and for other problems with model files."""
     from workers.build_catalog import build_catalog
 
-    return build_catalog(settings, with_demo=False).warnings
+    return build_catalog(settings, with_demo=False)
 
 
 @contextlib.contextmanager

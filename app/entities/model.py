@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from app.entities.capabilities import Capabilities, HeaderFacts, Media
@@ -21,6 +22,23 @@ class ModelSource(enum.StrEnum):
     HUGGING_FACE = "hugging_face"  # the cache of the Hugging Face libraries
     LM_STUDIO = "lm_studio"
     OLLAMA = "ollama"
+
+
+PLACES = {  # to follow a number of models
+    ModelSource.HUGGING_FACE: "in the Hugging Face cache",
+    ModelSource.LM_STUDIO: "from LM Studio",
+    ModelSource.OLLAMA: "from Ollama",
+}
+
+
+def counted_by_source(sources: Iterable[ModelSource], folders: int) -> str:
+    """How many models were found where: `14 in 2 folders`, or `16: 14 in 2 folders, 2 from Ollama`."""
+    counts = Counter(sources)
+    own = str(counts[ModelSource.FILE]) + (f" in {folders} folder{'' if folders == 1 else 's'}" if folders else "")
+    others = [f"{counts[source]} {place}" for source, place in PLACES.items() if counts[source]]
+    if not others:
+        return own
+    return f"{counts.total()}: {', '.join([own, *others] if counts[ModelSource.FILE] else others)}"
 
 
 @dataclass(frozen=True, slots=True)

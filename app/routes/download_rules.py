@@ -7,25 +7,22 @@ may use a model of that name.
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass, replace
 
 from app.entities.download import Download
 from app.entities.download_policy import DownloadRule
 from app.entities.key import ApiKey
-from app.entities.model import LATEST, Model
+from app.entities.model import Model
 from app.entities.repository import RepositoryName
 from app.errors import InvalidRequest, ModelNotFound, NotAllowed
 from app.routes.authorization import may_unload
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import known_model, visible_text
+from app.use_cases.downloads.names import InvalidName, parse_name
+from app.use_cases.downloads.repository_plan import RepositoryPlan
 
 NO_REPOSITORY = (
     "{name!r} is not the name of a Hugging Face repository: user/repo, user/repo:QUANT or user/repo:file.gguf"
-)
-_PART = r"(?!-|\.+(?:[:/]|$))[\w.-]+"
-_NAME = re.compile(
-    rf"(?:(?:https://)?(?:hf\.co|huggingface\.co)/)?({_PART}/{_PART})(?::({_PART}(?:/{_PART})*))?", re.ASCII
 )
 
 
@@ -39,8 +36,9 @@ class Wanted:
 
 def repository_name(name: str) -> RepositoryName | None:
     """None for what is no name of a repository."""
-    found = _NAME.fullmatch(name.removesuffix(LATEST))
-    return RepositoryName(found[1], found[2] or "") if found else None
+    with contextlib.suppress(InvalidName):
+        return parse_name(name)
+    return None
 
 
 def wanted_download(request: IncomingRequest, name: str) -> Wanted | None:
@@ -78,6 +76,12 @@ def allows(request: IncomingRequest, wanted: Wanted) -> bool:
     unless nothing is."""
     policy = request.settings.download_policy
     return policy.allows(wanted.name) or (wanted.model is not None and policy.rule is DownloadRule.ALLOW)
+
+
+def visible_plan(request: IncomingRequest, name: str) -> RepositoryPlan:
+    """Of the models of a repository that the key may use. Raises as `check_pull`, and what Downloads.plan raises."""
+    plan = request.services.downloads.plan(check_pull(request, name).name)
+    return replace(plan, quants=tuple(each for each in plan.quants if _may_use(request.key, each.model.name)))
 
 
 def may_pull(request: IncomingRequest) -> bool:

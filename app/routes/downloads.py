@@ -11,10 +11,13 @@ from flask import Blueprint, Response, jsonify
 from app.errors import MissingModel
 from app.request_body.pull_request import PullRequest, pull_request
 from app.routes.download_orders import DownloadStates, Ordered, delete_model, order_download
+from app.routes.download_rules import visible_plan
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.key_limits import take_request
 from app.routes.models import admitted
 from app.routes.ollama_answer import NDJSON
+from app.routes.visibility import shown_names, visible_models
+from app.use_cases.downloads.repository_plan import repository_plan_report
 from app.use_cases.reporting.downloads import download_report
 
 bp = Blueprint("downloads", __name__)
@@ -24,9 +27,12 @@ EVENT_STREAM = "text/event-stream"
 
 @bp.post("/models/pull")
 def pull_model() -> Response:
-    """Returns at once, mostly with a download that is `checking`; with `stream` its progress, until its end."""
+    """Returns at once, mostly with a download that is `checking`. With `stream` its progress, until its end; with
+    `plan` what there is to download, and what of it fits."""
     request = current_request()
     order = _order(request)
+    if order.plans:
+        return _plan(request, order.name)
     ordered = order_download(request, order.name)
     if order.streams:
         return _progress(request, ordered)
@@ -66,6 +72,12 @@ def _order(request: IncomingRequest) -> PullRequest:
         take_request(request.services, request.key)
     with admitted(request.services), contextlib.closing(request.receive_body()) as body:
         return body.read(pull_request)
+
+
+def _plan(request: IncomingRequest, name: str) -> Response:
+    with admitted(request.services):
+        plan = visible_plan(request, name)
+    return jsonify(repository_plan_report(plan, shown_names(request, visible_models(request))))
 
 
 def _progress(request: IncomingRequest, ordered: Ordered) -> Response:

@@ -13,10 +13,9 @@ from app.request_body.plan_options import plan_options
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.models import admitted
 from app.routes.requested_model import read_request
-from app.routes.visibility import described_models, is_limited, servable_model, visible_pool, visible_text
+from app.routes.visibility import described_models, servable_model, shown_names, visible_pool, visible_text
 from app.use_cases.reporting.decisions import decision_json
 from app.use_cases.reporting.plans import plan_list
-from app.use_cases.reporting.waiting import NOT_SHOWN
 
 bp = Blueprint("plan", __name__)
 
@@ -29,9 +28,8 @@ def show_plans() -> Response:
 
 def plan_report(request: IncomingRequest) -> dict[str, Any]:
     models, plans = described_models(request), request.services.plans
-    names = {model.name for model in models} if is_limited(request.key) else None
     pool, found = visible_pool(request), plans.of(models)
-    return plan_list(models, found, pool, lambda name: name if names is None or name in names else NOT_SHOWN)
+    return plan_list(models, found, pool, shown_names(request, models))
 
 
 @bp.post("/plan")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -224,6 +224,12 @@ def visible_text(request: IncomingRequest, text: str) -> str:
     if not names:
         return text
     return re.sub(rf"(?<!\w)(?:{names})(?!\w)", lambda match: match[0] if shown[match[0]] else NOT_SHOWN, text)
+
+
+def shown_names(request: IncomingRequest, models: Sequence[Model]) -> Callable[[str], str]:
+    """What a name of a model becomes for the request's key. `models`: those that it may use."""
+    names = {model.name for model in models} if is_limited(request.key) else None
+    return lambda name: name if names is None or name in names else NOT_SHOWN
 
 
 def visible_error(request: IncomingRequest, error: ProxyError) -> ProxyError:

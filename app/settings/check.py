@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ByteSize
 
+from app.entities.model import Model, ModelSource, counted_by_source
 from app.settings.configuration import Configuration, ConfigurationError, read_configuration
 from app.settings.schema import Settings
 from app.settings.values import configured_file, size_text
@@ -24,6 +26,7 @@ class ConfigurationCheck:
     file: Path | None
     configuration: Configuration | None
     errors: tuple[str, ...] = ()
+    sources: tuple[ModelSource, ...] = ()  # of the models that were found
 
     @property
     def is_good(self) -> bool:
@@ -40,6 +43,10 @@ class ConfigurationCheck:
         more = replace(self.configuration, warnings=(*self.configuration.warnings, *warnings))
         return replace(self, configuration=more)
 
+    def with_models(self, models: Iterable[Model]) -> ConfigurationCheck:
+        """This check with the models that a start would find now."""
+        return replace(self, sources=tuple(model.source for model in models))
+
     @property
     def file_exists(self) -> bool:
         return self.file is None or self.file.exists()
@@ -51,6 +58,7 @@ class ConfigurationCheck:
             "file": str(self.file) if self.file else None,
             "errors": list(self.errors),
             "warnings": list(configuration.warnings) if configuration else [],
+            "models": Counter(self.sources),
             "settings": _without_secrets(configuration.settings.model_dump(mode="json")) if configuration else {},
         }
 
@@ -58,11 +66,13 @@ class ConfigurationCheck:
         """The report as text. Each error, warning and difference is one line."""
         if self.configuration is None:
             return list(self.errors)
+        folders = len(self.configuration.settings.catalog.models_dirs)
         differences = list(_differences(self.configuration.settings)) or ["nothing"]
         return [
             "The configuration is valid.",
             f"Read from: {', '.join(_sources(self.configuration)) or 'nothing; these are the defaults'}",
             f"Reachable: {reach(self.configuration.settings)}",
+            f"Models: {counted_by_source(self.sources, folders) if folders or self.sources else 'none'}",
             "Differs from the defaults:",
             *(f"  {line}" for line in differences),
             *(f"warning: {line}" for line in self.configuration.warnings),

@@ -31,14 +31,16 @@ def progress_line(download: Mapping[str, Any], columns: int) -> str:
 
 
 def progress_facts(download: Mapping[str, Any]) -> list[str]:
-    """`["57 %", "4.8 of 8.4 GiB", "92 MiB/s", "40 s left"]`, or what it does before and after."""
+    """`["57 %", "4.8 of 8.4 GiB", "92 MiB/s", "40 s left"]`, or what it does before and after. One that waits
+    says why."""
     if download["state"] != "downloading":
         doing = {"checking": "checking its files", "verifying": "verifying the checksums"}
         return [doing.get(download["state"], download["state"])]
     share, rate, left = _share(download), download["bytes_per_second"], download["seconds_left"]
     percent = [] if share is None else [f"{100 * share:3.0f} %"]
-    speed = [] if not rate else [f"{size_cell(round(rate))}/s"]
-    return percent + [done_text(download)] + speed + ([] if left is None else [f"{duration_cell(left)} left"])
+    speed = [f"{size_cell(round(rate))}/s"] if rate else []
+    rest = [f"{duration_cell(left)} left"] if left is not None else []
+    return [*percent, done_text(download), *([printable(download["problem"])] if download["problem"] else speed + rest)]
 
 
 def done_text(download: Mapping[str, Any]) -> str:
@@ -74,7 +76,7 @@ def end_text(download: Mapping[str, Any], seconds: float) -> str:
         case "canceled":
             return f"{name}: canceled at {done_text(download)}; {_KEPT}"
         case _:
-            return f"{name}: {download['problem']}"
+            return str(download["problem"])
 
 
 def stopped_text(download: Mapping[str, Any], is_canceled: bool) -> str:

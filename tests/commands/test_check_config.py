@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from app.commands.cli import main
 from app.settings.configuration import PREFIX
 from tests.helpers.builders import a_gguf
+from tests.helpers.ollama_models import LIBRARY, a_manifest, gguf_bytes
 
 HASH = "0f" * 32
 SECRET = "sesame"
@@ -38,7 +39,9 @@ def written(folder: Path, text: str, name: str = "config.yaml") -> str:
     return str(folder / name)
 
 
-def test_no_configuration_means_the_defaults():
+def test_no_configuration_means_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     done = check()
     assert (done.exit_code, done.output.splitlines()) == (
         0,
@@ -46,6 +49,7 @@ def test_no_configuration_means_the_defaults():
             "The configuration is valid.",
             "Read from: nothing; these are the defaults",
             "Reachable: 127.0.0.1 port 8080, from this machine only, without a key",
+            "Models: none",
             "Differs from the defaults:",
             "  nothing",
         ],
@@ -66,6 +70,7 @@ def test_sources_and_differences_from_the_defaults_are_printed(tmp_path):
     assert [line for line in done.output.splitlines()[1:] if not line.startswith("warning: model ")] == [
         f"Read from: {file}, LLAMA_SMART_PROXY_SERVER__PORT",
         "Reachable: 0.0.0.0 port 9000, from any machine, with a key (1 configured)",
+        "Models: 2",
         "Differs from the defaults:",
         "  server.host: 0.0.0.0",
         "  server.port: 9000",
@@ -169,6 +174,7 @@ def test_json_of_an_invalid_configuration_has_the_errors():
             "file": None,
             "errors": ["LLAMA_SMART_PROXY_SERVER__PORT: must be a whole number, not 'x'"],
             "warnings": [],
+            "models": {},
             "settings": {},
         },
     )
@@ -177,6 +183,14 @@ def test_json_of_an_invalid_configuration_has_the_errors():
 def test_a_folder_of_another_program_that_is_missing_is_a_warning(tmp_path):
     done = check("--config", written(tmp_path, "catalog: {ollama: gone, lm_studio: off, hugging_face: {cache: off}}"))
     assert f"warning: {tmp_path}/gone cannot be read: No such file or directory" in done.output
+
+
+def test_where_models_were_found_is_counted(tmp_path):
+    a_gguf(tmp_path / "own" / "m.gguf")
+    a_manifest(tmp_path / "store", f"{LIBRARY}/x/1b", model=gguf_bytes())
+    file = written(tmp_path, "catalog: {models_dirs: [own], ollama: store, lm_studio: off, hugging_face: {cache: off}}")
+    assert "Models: 2: 1 in 1 folder, 1 from Ollama" in check("--config", file).output.splitlines()
+    assert json.loads(check("--config", file, "--json").stdout)["models"] == {"file": 1, "ollama": 1}
 
 
 def test_models_that_cannot_be_served_are_warnings(tmp_path):

@@ -45,6 +45,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     a_gguf(tmp_path / "models" / "good.gguf")
     setting(monkeypatch, "CATALOG__MODELS_DIRS", json.dumps([str(tmp_path / "models")]))
     setting(monkeypatch, "CATALOG__HUGGING_FACE__CACHE", "off")
+    setting(monkeypatch, "CATALOG__LM_STUDIO", "off")
     setting(monkeypatch, "SERVER__PORT", str(free_port()))
     setting(monkeypatch, "ENGINE__BINARY", str(install_fake(tmp_path / "bin")))
     setting(monkeypatch, "GPU__ENABLED", "false")
@@ -136,6 +137,11 @@ def test_broken_models_and_missing_companions_are_found(machine: Path, monkeypat
 def test_a_folder_that_does_not_exist_is_a_problem(machine: Path, monkeypatch: pytest.MonkeyPatch):
     setting(monkeypatch, "CATALOG__MODELS_DIRS", json.dumps([str(machine / "models"), "/none/models"]))
     assert examined() == (1, ["fail models: /none/models: No such file or directory"])
+
+
+def test_a_folder_of_another_program_that_cannot_be_read_is_a_warning(monkeypatch: pytest.MonkeyPatch):
+    setting(monkeypatch, "CATALOG__OLLAMA", "/none/ollama")
+    assert examined(fixed=False) == (0, ["warn models: /none/ollama cannot be read: No such file or directory"])
 
 
 def test_a_port_that_another_program_has_names_the_program(monkeypatch: pytest.MonkeyPatch):

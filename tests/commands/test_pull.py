@@ -22,14 +22,15 @@ def pull(service: PullingService, *words: str) -> Result:
 
 
 def test_a_model_is_fetched_by_the_service_and_its_progress_is_printed_in_lines():
-    with pulling(
-        a_download("checking"), a_download(), a_download(), a_download("verifying"), a_download("complete")
-    ) as to:
+    waits = a_download(problem="the server answered 503; trying again in 1 s")
+    first = a_download("checking"), a_download(), a_download(), waits
+    with pulling(*first, a_download("verifying"), a_download("complete")) as to:
         result = pull(to)
     assert (result.exit_code, result.stdout) == (0, f"{NAME} is here: 8.4 GiB\n")
     assert result.stderr.splitlines() == [
         f"{NAME}: checking its files",
         f"{NAME}: 57 %, 4.8 of 8.4 GiB, 92 MiB/s, 40 s left",  # once: nothing has changed
+        f"{NAME}: 57 %, 4.8 of 8.4 GiB, the server answered 503; trying again in 1 s",
         f"{NAME}: verifying the checksums",
     ]
     assert to.orders == [("/models/pull", {"model": NAME, "stream": True})]

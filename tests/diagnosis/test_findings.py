@@ -116,6 +116,13 @@ def test_folders_without_a_model_that_can_be_served_are_a_problem():
     assert (found[0].text, found[0].fix) == ("/m: Permission denied", "ls -ld /m; or correct catalog.models_dirs")
 
 
+def test_a_warning_of_the_scan_says_its_fix():
+    found = model_findings(
+        ModelFacts(models=[CheckedModel("a")], notes=["/x cannot be read: Denied; do this, or that"])
+    )
+    assert (found[-1].text, found[-1].fix) == ("/x cannot be read: Denied", "do this, or that")
+
+
 def test_without_configured_models_the_demo_model_is_served():
     assert levels(model_findings(ModelFacts(is_configured=False))) == "ok"
 

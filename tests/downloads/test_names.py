@@ -27,6 +27,7 @@ from app.use_cases.downloads.names import InvalidName, parse_name
         ("https://huggingface.co/u/r/resolve/main/b.gguf?download=true", "u/r", "b.gguf"),
         ("u/r:latest", "u/r", ""),
         ("hf.co/u/r:latest", "u/r", ""),
+        ("u/r:Q8_0:latest", "u/r", "Q8_0"),
         (" u/r ", "u/r", ""),
         ("u_1/r.2-x_y", "u_1/r.2-x_y", ""),
     ],
@@ -66,6 +67,7 @@ def test_a_name_may_be_written_in_many_ways(text: str, repo: str, choice: str):
         "file:///u/r",
         "https://huggingface.co/u/r/blob/v2/b.gguf",
         "u/ü",
+        "u/r/folder",
         "u/r with spaces",
     ],
 )

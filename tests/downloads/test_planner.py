@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.entities.repository import RepositoryName
-from app.errors import DownloadFailed, ModelDoesNotFit, ModelNotFound
+from app.errors import DownloadFailed, ModelDoesNotFit, ModelNotFound, Overloaded
 from app.settings.schema import Settings
 from app.use_cases.downloads.repository_plan import repository_plan_report
+from tests.downloads.pulls import downloader
 from tests.downloads.remote_models import GIB, QUANTS, SimulatedMachine, a_remote_model, ten_quants
 from tests.helpers.gguf_bytes import PROJECTOR, a_file
 from tests.helpers.hub_server import HubServer
 from workers.downloads import planner
+from workers.downloads.downloader import MAX_PLANS
 from workers.downloads.header_check import check_fits
 from workers.downloads.hub import Hub
 from workers.downloads.planner import plan_repository
@@ -133,6 +137,26 @@ def test_without_gpus_the_plan_is_for_the_ram(hub: HubServer, tmp_path: Path):
     hub.add(REPO, ten_quants())
     found = planned(hub, SimulatedMachine(tmp_path, {}))
     assert found["Q4_0"]["text"].startswith("fits the RAM: needs ")
+
+
+def test_too_many_plans_at_once_are_refused(hub: HubServer, tmp_path: Path):
+    began, go_on = threading.Semaphore(0), threading.Event()
+
+    def plan(name: RepositoryName) -> Any:
+        began.release()
+        go_on.wait(20)
+
+    with closing(downloader(hub, tmp_path, plan=plan)) as found:
+        threads = [threading.Thread(target=found.plan, args=(RepositoryName(REPO),)) for _ in range(MAX_PLANS)]
+        for thread in threads:
+            thread.start()
+            assert began.acquire(timeout=20)
+        with pytest.raises(Overloaded, match="4 repositories are being planned"):
+            found.plan(RepositoryName(REPO))
+        go_on.set()
+        for thread in threads:
+            thread.join(20)
+        found.plan(RepositoryName(REPO))
 
 
 # --- before a download ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.hub_repository import Content
 from tests.helpers.hub_server import HubServer
 from tests.helpers.terminal import Terminal, terminal
 from workers.catalog.demo_model import write_demo_model
@@ -19,8 +20,9 @@ NAME = "org/tiny-GGUF:Q4_K_M"
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer() as hub:
-        hub.add("org/tiny-GGUF", {"tiny-Q4_K_M.gguf": write_demo_model(tmp_path / "model")})
+    model = write_demo_model(tmp_path / "model").read_bytes()
+    with HubServer() as hub:  # what is behind the tensors counts as their data
+        hub.add("org/tiny-GGUF", {"tiny-Q4_K_M.gguf": Content(model, len(model) + (20 << 20))})
         yield hub
 
 
@@ -50,7 +52,7 @@ def test_a_stopped_pull_goes_on_where_it_was_and_leaves_no_bar(hub: HubServer, t
     with command(hub, tmp_path, f"pull {NAME}", number=2) as pull:
         pull.shows(f"{NAME} is here")
         assert pull.ends() == 0
-    assert hub.bytes_served("org/tiny-GGUF") < 1.5 * size
+    assert hub.bytes_served("org/tiny-GGUF") < 1.3 * size  # the header twice, the rest once
 
 
 def test_what_a_stopped_pull_left_can_be_deleted(hub: HubServer, tmp_path: Path):

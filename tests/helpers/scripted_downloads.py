@@ -15,6 +15,7 @@ from app.entities.model import Model
 from app.entities.repository import RepositoryName
 from app.errors import ProxyError
 from app.services import RequestSettings
+from app.use_cases.downloads.repository_plan import QuantPlan, RepositoryPlan
 from tests.helpers.builders import Play, memory, replace
 from tests.helpers.connected_client import ConnectedClient
 from workers.catalog.catalog import Catalog, ConfiguredModel
@@ -37,6 +38,8 @@ class ScriptedDownloads:
         self.canceled: list[str] = []
         self.removed: list[tuple[str, list[str]]] = []
         self.remains: dict[str, int] = {}  # of unfinished downloads, by repository
+        self.planned: list[str] = []
+        self.quants: tuple[QuantPlan, ...] = ()
         self.problem: ProxyError | None = None  # of the next start or removal
         self._lock = threading.Lock()
 
@@ -59,6 +62,12 @@ class ScriptedDownloads:
                 self._put(found, {"state": DownloadState.FAILED, "problem": str(step), "code": step.code})
                 raise step
             return self._put(found, step)
+
+    def plan(self, name: RepositoryName) -> RepositoryPlan:
+        if self.problem:
+            raise self.problem
+        self.planned.append(str(name))
+        return RepositoryPlan(name, self.quants)
 
     def cancel(self, name: RepositoryName) -> bool:
         found = self._of(name)

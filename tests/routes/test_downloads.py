@@ -14,10 +14,13 @@ from app.entities.download import DownloadState
 from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
+from app.entities.repository import RepositoryFile
 from app.errors import DownloadFailed, ModelNotFound, NotSupported, Overloaded
 from app.routes import download_orders
 from app.routes.visibility import NOT_SHOWN
 from app.services import AccessPolicy, RequestSettings
+from app.use_cases.downloads.choice import RepositoryModel
+from app.use_cases.downloads.repository_plan import QuantPlan
 from app.web import create_app
 from tests.helpers.builders import GIB, a_gguf, replace
 from tests.helpers.connected_client import ConnectedClient
@@ -44,6 +47,10 @@ KEYS = (
     ApiKey("narrow-admin", hashed("narrow-admin"), models=("demo", "unsloth/*"), admin=True),
     ApiKey("slow", hashed("slow"), requests_per_minute=1),
 )
+
+
+def a_quant(name: str, size_bytes: int, problem: str = "") -> QuantPlan:
+    return QuantPlan(RepositoryModel(name, "", (RepositoryFile("a.gguf", size_bytes),)), problem=problem)
 
 
 class World:
@@ -162,6 +169,41 @@ def test_a_web_page_of_another_site_pulls_and_deletes_nothing(tmp_path: Path):
         assert world.send(method, path, {"model": GEMMA}, **page).status_code == 403, path
     assert world.send("POST", "/models/pull", {"model": GEMMA}, **{"Content-Type": "text/plain"}).status_code == 400
     assert (world.downloads.started, world.downloads.removed) == ([], [])
+
+
+def test_a_plan_downloads_nothing_and_says_what_there_is(tmp_path: Path):
+    world = World(tmp_path)
+    world.downloads.quants = a_quant("ggml-org/x-GGUF:Q4_0", 1), a_quant("ggml-org/x-GGUF:Q8_0", 2, "is damaged")
+    answer = world.pull("hf.co/ggml-org/x-GGUF", plan=True)
+    assert (answer.status_code, answer.json["model"]) == (200, "ggml-org/x-GGUF")
+    assert [(row["name"], row["size_bytes"], row["problem"]) for row in answer.json["quants"]] == [
+        ("ggml-org/x-GGUF:Q8_0", 2, "is damaged"),
+        ("ggml-org/x-GGUF:Q4_0", 1, ""),
+    ]
+    assert (world.downloads.started, world.downloads.planned) == ([], ["ggml-org/x-GGUF"])
+
+
+def test_a_plan_is_for_those_who_may_pull_and_shows_what_their_key_may_use(tmp_path: Path):
+    world = World(tmp_path, policy=ALLOW, keys=KEYS)
+    world.downloads.quants = a_quant("unsloth/x:Q4_0", 1), a_quant("other/x:Q4_0", 1)
+    for key, name, expected in (
+        ("admin", "unsloth/x", 200),
+        ("user", "ggml-org/x", 200),
+        ("user", "unsloth/x", 403),
+        ("narrow", "ggml-org/x", 404),
+        ("narrow-admin", "unsloth/x", 200),
+        ("admin", "../x", 400),
+    ):
+        assert world.pull(name, key, plan=True).status_code == expected, (key, name)
+    assert world.downloads.planned == ["unsloth/x", "ggml-org/x", "unsloth/x"]
+    seen = world.pull("unsloth/x", "narrow-admin", plan=True).json["quants"]
+    assert [row["name"] for row in seen] == ["unsloth/x:Q4_0"]
+
+
+def test_a_plan_that_failed_is_its_error(tmp_path: Path):
+    world = World(tmp_path)
+    world.downloads.problem = DownloadFailed("gated")
+    assert code(world.pull(plan=True)) == (502, "download_failed")
 
 
 def test_a_stream_ends_with_the_last_state(tmp_path: Path):

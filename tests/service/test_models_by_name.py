@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.downloads.remote_models import a_remote_model, ten_quants
 from tests.helpers.hub_server import HubServer
 from tests.helpers.service import Service, serving
 from workers.catalog.demo_model import write_demo_model
@@ -77,6 +79,18 @@ def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_p
     removed = command(hub, tmp_path, "rm", OTHER, "--yes", "--json")
     assert json.loads(removed.stdout)["deleted"] == OTHER
     assert not list((tmp_path / "hub").rglob("*.gguf"))
+
+
+def test_without_a_service_a_repository_is_planned_and_what_never_fits_is_refused(hub: HubServer, tmp_path: Path):
+    hub.add("org/foo-GGUF", ten_quants())
+    lines = command(hub, tmp_path, "pull", "org/foo-GGUF", "--plan").stdout.splitlines()
+    assert (lines[0].split()[0], len(lines), "<- recommended" in "".join(lines)) == ("QUANT", 12, True)
+    hub.add("org/huge-GGUF", {"huge-Q4_K_M.gguf": (huge := a_remote_model(type=0, layers=4000))})
+    refused = command(hub, tmp_path, "pull", "org/huge-GGUF")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.fullmatch(r"org/huge-GGUF:Q4_K_M: it needs [\d,]+ MiB of RAM; .*", refused.stderr.splitlines()[-1])
+    assert "download failed" not in refused.stderr  # the log's line
+    assert hub.furthest_byte("org/huge-GGUF") < huge.size / 1000
 
 
 def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):

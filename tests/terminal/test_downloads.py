@@ -62,10 +62,12 @@ def test_a_narrow_terminal_gets_one_line(columns: int):
     assert len(line) < columns and (columns < 80 or "40 s left" in line)
 
 
-def test_what_is_not_known_yet_is_left_out():
+def test_what_is_not_known_is_left_out_and_a_wait_says_why():
     start = a_download(total_bytes=None, done_bytes=2 * MIB, bytes_per_second=None, seconds_left=None)
     assert progress_facts(start) == ["2 MiB"]
     assert progress_facts(a_download("checking", total_bytes=None)) == ["checking its files"]
+    waits = a_download(problem="the connection failed; trying again in 4 s")
+    assert progress_facts(waits) == [" 57 %", "4.8 of 8.4 GiB", "the connection failed; trying again in 4 s"]
     assert progress_facts(a_download("verifying")) == ["verifying the checksums"]
 
 
@@ -75,7 +77,7 @@ def test_the_end_says_what_became_of_it():
     kept = "canceled at 4.8 of 8.4 GiB; what came is kept, and the same command goes on from there"
     assert end_text(a_download("canceled"), 9) == f"{NAME}: {kept}"
     failed = a_download("failed", problem="the disk has 2.1 GiB free, and 8.4 GiB are needed")
-    assert end_text(failed, 9) == f"{NAME}: the disk has 2.1 GiB free, and 8.4 GiB are needed"
+    assert end_text(failed, 9) == "the disk has 2.1 GiB free, and 8.4 GiB are needed"
 
 
 def test_a_name_cannot_command_the_terminal():

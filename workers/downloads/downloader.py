@@ -26,6 +26,7 @@ from workers.downloads.transfer_process import Job
 log = logging.getLogger(__name__)
 
 MAX_RUNNING = 4
+MAX_PLANS = 4  # at the same time: each reads headers of megabytes
 SHOWN_SECONDS = 600.0  # after their end
 MAX_ENDED = 20
 CLOSE_SECONDS = 2.0
@@ -47,12 +48,13 @@ class Downloader:
         """`cache`: the folder of the Hugging Face cache; None if it is not used. `find` asks the server, `check` reads
         the model's header there, `plan` is that of the port; all three raise ProxyErrors. `completed` is called after
         each complete download, before those who wait for it go on. `reserve_bytes`: what stays free of the disk."""
-        self._cache, self._find, self._check, self.plan, self._completed = cache, find, check, plan, completed
+        self._cache, self._find, self._check, self._plan, self._completed = cache, find, check, plan, completed
         self._reserve_bytes = reserve_bytes
         self._changed = threading.Condition()
         self._tasks: tuple[DownloadTask, ...] = ()  # by their start; replaced whole, under the lock
         self._is_draining = False
         self._numbers = count(1)
+        self._plans = threading.BoundedSemaphore(MAX_PLANS)
 
     @property
     def all(self) -> tuple[Download, ...]:
@@ -91,6 +93,14 @@ class Downloader:
         if task is not None and task.error is not None:
             raise task.error
         return task.download if task is not None else None
+
+    def plan(self, name: RepositoryName) -> RepositoryPlan:
+        if not self._plans.acquire(blocking=False):
+            raise Overloaded(f"{MAX_PLANS} repositories are being planned; try again in a few seconds")
+        try:
+            return self._plan(name)
+        finally:
+            self._plans.release()
 
     def cancel(self, name: RepositoryName) -> bool:
         task = self._task(name)

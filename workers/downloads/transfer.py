@@ -78,8 +78,10 @@ class Transfer:
         blob, lock = source.folder.blob(source.etag), source.folder.lock(source.etag)
         blob.parent.mkdir(parents=True, exist_ok=True)
         lock.parent.mkdir(parents=True, exist_ok=True)
-        self._say("downloading", source.file.path)
+        if source.folder.is_locked(source.folder.partial(source.etag)):
+            self._say("waiting", "another process is fetching this file")
         with WeakFileLock(lock):
+            self._say("downloading", source.file.path)
             if not blob.exists():
                 self._fetch_checked(source, blob)
 
@@ -138,7 +140,10 @@ class Transfer:
         """One request: append what comes."""
         begin = target.tell()
         end = min(source.file.size_bytes, begin + RANGE_BYTES)
-        headers = build_hf_headers() | {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        headers = build_hf_headers(library_name="llama-smart-proxy") | {
+            "Range": f"bytes={begin}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", source.url, headers=headers, timeout=timeout) as response:
             hf_raise_for_status(response)

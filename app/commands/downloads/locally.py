@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ class Locally:
         from app.commands.downloads.local_machine import LocalMachine
         from workers.build_downloads import build_downloads
 
+        logging.getLogger("workers.downloads").addHandler(logging.NullHandler())  # the states say the same
         self._why, self._settings = why, read_settings(None)
         self._downloads = build_downloads(lambda: self._settings, lambda: None, LocalMachine(self._settings))
 

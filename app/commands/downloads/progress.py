@@ -24,22 +24,24 @@ class ProgressDisplay:
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
-        self._state, self._shown_at = "", 0.0
+        self._said = "", ""  # the state and the problem that were shown last
+        self._shown_at = 0.0
 
     def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._is_terminal and self._state:
+        if self._is_terminal and any(self._said):
             write(sys.stderr, _CLEAR)
 
     def show(self, download: Mapping[str, Any]) -> None:
         """`download`: as in GET /status. Its end is for the caller to tell."""
         if not is_running(download):
             return
+        said = download["state"], download["problem"]
         if self._is_terminal:
             write(sys.stderr, _CLEAR + progress_line(download, shutil.get_terminal_size().columns))
-        elif download["state"] != self._state or time.monotonic() - self._shown_at >= LINE_SECONDS:
+        elif said != self._said or time.monotonic() - self._shown_at >= LINE_SECONDS:
             click.echo(f"{printable(download['model'])}: {', '.join(progress_facts(download)).lstrip()}", err=True)
             self._shown_at = time.monotonic()
-        self._state = download["state"]
+        self._said = said

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from app.entities.model import ModelSource
+from app.entities.model import ModelSource, counted_by_source
 from app.use_cases.diagnosis.finding import Finding, good, problem, warning
-
-PLACES = {
-    ModelSource.HUGGING_FACE: "in the Hugging Face cache",
-    ModelSource.LM_STUDIO: "from LM Studio",
-    ModelSource.OLLAMA: "from Ollama",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ def model_findings(facts: ModelFacts) -> list[Finding]:
         _count(facts),
         *_broken(facts),
         *_companions(facts),
-        *(warning("models", note) for note in facts.notes),
+        *(warning("models", text, fix) for text, _, fix in (note.partition("; ") for note in facts.notes)),
     ]
 
 
@@ -66,23 +59,12 @@ def _folders(facts: ModelFacts) -> Iterator[Finding]:
 
 def _count(facts: ModelFacts) -> Finding:
     broken = sum(bool(model.problem) for model in facts.models)
-    counted = _counted(facts)
+    counted = counted_by_source((model.source for model in facts.models), len(facts.folders))
     if len(facts.models) > broken:
         return good("models", f"{counted}, {broken} broken" if broken else counted)
     if not facts.is_configured and not broken:
         return good("models", "none configured: the demo model is served", "llama-smart-proxy serve --models-dir DIR")
     return problem("models", f"{counted}, none can be served", "put *.gguf files there, or correct the paths")
-
-
-def _counted(facts: ModelFacts) -> str:
-    """`14 in 2 folders`, or `14: 9 in 2 folders, 5 from Ollama`."""
-    by_source = Counter(model.source for model in facts.models)
-    own = by_source[ModelSource.FILE]
-    folders = f" in {len(facts.folders)} folder{'' if len(facts.folders) == 1 else 's'}" if facts.folders else ""
-    others = [f"{by_source[source]} {PLACES[source]}" for source in PLACES if by_source[source]]
-    if not others:
-        return f"{own}{folders}"
-    return f"{len(facts.models)}: {', '.join([*([f'{own}{folders}'] if own else []), *others])}"
 
 
 def _broken(facts: ModelFacts) -> Iterator[Finding]:

@@ -27,11 +27,13 @@ def parse_name(text: str) -> RepositoryName:
     hf.co/user/repo, and addresses of its pages. Raises InvalidName."""
     if len(text) > MAX_NAME_LENGTH or not text.isprintable():
         raise InvalidName(f"not a name of a model: {_EXAMPLE}")
-    path, _, choice = _without_host(text.strip()).partition(":")
+    path, _, choice = _without_host(text.strip().removesuffix(LATEST)).partition(":")
     owner, repo, *folders = path.split("/") if path.count("/") else (path, "")
     if not (_OWNER.fullmatch(owner) and _OWNER.fullmatch(repo)) or repo.endswith(".git"):
         raise InvalidName(f"{text!r} is not a name of a Hugging Face repository: {_EXAMPLE}")
     file = "/".join(_file_of_page(folders))
+    if file and not file.lower().endswith(".gguf"):
+        raise InvalidName(f"{text!r} names no file of a repository: {_EXAMPLE}")
     if file and choice:
         raise InvalidName(f"{text!r} names a file and a quantization: {_EXAMPLE}")
     return RepositoryName(f"{owner}/{repo}", _checked_choice(file or choice, text))
@@ -60,8 +62,6 @@ def _file_of_page(folders: list[str]) -> list[str]:
 
 def _checked_choice(choice: str, text: str) -> str:
     """Raises InvalidName for what could be a path elsewhere or a flag."""
-    if choice == LATEST.removeprefix(":"):  # the tag that Ollama's clients add
-        return ""
     parts = choice.split("/")
     is_odd = any(part in ("", ".", "..") or part.startswith("-") for part in parts) if choice else False
     if is_odd or "\\" in choice or ":" in choice:

@@ -1,0 +1,69 @@
+"""One file, fetched in this process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.downloads.pulls import FILE, MIB, REPO, listed
+from tests.helpers.hub_server import HubServer
+from workers.downloads import transfer
+from workers.downloads.cache_layout import RepositoryFolder
+from workers.downloads.transfer import HubFile, Transfer
+
+pytestmark = pytest.mark.integration
+
+DATA = os.urandom(3 * MIB + 5)
+
+
+def fetch(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The blob."""
+    found = listed(hub)
+    (file,), commit = found.model.files, found.repository.revision
+    address = f"{hub.endpoint}/{REPO}/resolve/{commit}/{FILE}"
+    monkeypatch.setattr(HubFile, "url", property(lambda source: address))
+    source = HubFile(RepositoryFolder(cache, REPO), commit, file, file.sha256)
+    Transfer(0, lambda what, text: None).fetch(source)
+    return source.folder.blob(source.etag)
+
+
+def test_a_large_file_comes_in_ranges(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub sends no more than 50 GB at once."""
+    hub.add(REPO, {FILE: DATA})
+    monkeypatch.setattr(transfer, "RANGE_BYTES", MIB)
+    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert sorted({each.start // MIB for each in hub.served if each.start % MIB == 0}) == [0, 1, 2, 3]
+    assert sum(f"/{FILE}" in each for each in hub.requests) == 2 * 4, "the hub's redirect and the storage, four times"
+
+
+def test_a_longer_partial_file_than_the_file_is_discarded(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, {FILE: DATA})
+    partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(DATA + DATA)
+    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+
+
+def test_a_complete_partial_file_is_only_checked(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add(REPO, {FILE: DATA})
+    partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(DATA)
+    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert not hub.bytes_served()
+
+
+def test_bytes_of_an_earlier_try_that_are_wrong_cost_a_fresh_start(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a power failure, or if two machines wrote into it over a network file system without locks."""
+    hub.add(REPO, {FILE: DATA})
+    partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(MIB))
+    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert hub.bytes_served() == 2 * len(DATA) - MIB
