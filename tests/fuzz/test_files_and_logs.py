@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -12,12 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.entities.gguf import FileKind
+from app.entities.request_rules import SYSTEM_PROMPT
 from app.errors import InvalidModelFile
 from app.settings.configuration import Configuration, ConfigurationError, read_configuration
+from app.use_cases.ollama.options import SAMPLING
 from tests.fuzz.strategies import corpus, damaged
 from tests.helpers.gguf_bytes import PROJECTOR, TINY, Info, a_file
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import inspect_file
+from workers.catalog.ollama_manifest import InvalidManifest, parse_manifest
+from workers.catalog.ollama_parameters import parameter_rules
 from workers.gguf.header import read_header
 from workers.measurement.memory_report import EngineReport
 from workers.server.load_progress import load_progress
@@ -36,6 +42,12 @@ COMPANIONS = [
         [Info("blk.2.nextn.eh_proj.weight")],
     ),
 ]
+LAYER = '{"mediaType": "application/vnd.ollama.image.%s", "digest": "sha256:' + 64 * "a" + '", "size": 9}'
+MANIFESTS = [
+    f'{{"schemaVersion": 2, "config": {{}}, "layers": [{LAYER % "model"}, {LAYER % "params"}]}}'.encode(),
+    f'{{"manifests": [{{"runner": "llamacpp", "format": "gguf", "digest": "sha256-{64 * "b"}"}}]}}'.encode(),
+]
+PARAMETERS = [b'{"stop": ["<|im_end|>"], "temperature": 0.6, "num_ctx": 4096, "repeat_last_n": -1}']
 SECRET = "sk-sesame-open"  # by mistake where its hash should be
 WITH_SECRET = f"keys:\n  - {{name: a, sha256: {SECRET}}}\n"
 
@@ -61,6 +73,26 @@ def test_any_file_has_a_kind_and_at_most_a_width(file: Path, content: bytes):
     file.write_bytes(content)
     found = inspect_file(str(file), FileSummaries(), file.name)
     assert isinstance(found.kind, FileKind) and (found.width is None or found.width > 0)
+
+
+@given(content=damaged(MANIFESTS) | st.binary(max_size=64))
+def test_any_manifest_names_blobs_or_is_invalid(content: bytes):
+    try:
+        found = parse_manifest(content)
+    except InvalidManifest:
+        return
+    named = [found] if isinstance(found, str) else [found.model, found.parameters] if found else []
+    assert all(re.fullmatch(r"sha256-[0-9a-fA-F]{64}", blob) for blob in named if blob)
+
+
+@given(parameters=damaged(PARAMETERS) | st.binary(max_size=64), prompt=st.binary(max_size=8))
+def test_any_parameters_are_rules_for_requests_or_invalid(parameters: bytes, prompt: bytes):
+    try:
+        rules = parameter_rules(parameters, prompt)
+    except ValueError:
+        return
+    assert rules.default.keys() <= SAMPLING | {SYSTEM_PROMPT}
+    json.dumps(rules.default, allow_nan=False)
 
 
 @given(content=damaged([*corpus("configuration.txt"), WITH_SECRET.encode()]))
