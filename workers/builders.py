@@ -21,7 +21,7 @@ from workers.engine.probe_process import engine_environment
 from workers.engine_metrics.reader import EngineReader, Subject
 from workers.engine_metrics.series import READ_SECONDS, EngineSeries
 from workers.engine_metrics.slots import SLOTS_SECONDS, EngineSlots
-from workers.folders import state_folder
+from workers.folders import cache_folder, state_folder
 from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
@@ -41,6 +41,11 @@ from workers.telemetry.store import StateStore
 log = logging.getLogger(__name__)
 
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
+
+
+def build_engine(settings: Settings, replaced: Callable[[], None] = lambda: None) -> CurrentEngine:
+    """Probes it: takes seconds."""
+    return CurrentEngine(settings.engine.binary, replaced, cache_folder(), settings.engine.env)
 
 
 def build_spawn(

@@ -10,9 +10,8 @@ from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.scheduling.pool_state import PoolState
 from workers.build_catalog import build_catalog
 from workers.build_limits import build_limits
-from workers.builders import build_gpu_poller, gpus_at_start
+from workers.builders import build_engine, build_gpu_poller, gpus_at_start
 from workers.catalog.model_headers import ModelHeaders
-from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder
 from workers.gpu.ram import read_memory
 from workers.measurement.history import History
@@ -23,7 +22,7 @@ from workers.telemetry.store import StateStore
 
 def check_pinned_models(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(errors, warnings) that a start would report. Reads the GPUs, and what earlier loads took."""
-    engine = CurrentEngine(settings.engine.binary)
+    engine = build_engine(settings)
     limits, shapes = build_limits(settings, engine.facts), ModelHeaders(model_shape)
     store = StateStore(PoolState(limits, gpus=gpus_at_start(settings)))
     needs = EstimateSource(_past_loads(), engine.refresh, shapes, lambda: store.gpus)

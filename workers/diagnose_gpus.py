@@ -19,17 +19,19 @@ from workers.builders import gpus_at_start
 from workers.diagnosis import gpus
 from workers.diagnosis.bounded import BoundedCall, CallFailed
 from workers.diagnosis.engine import loadable_libraries, look_for_engine, unresolved_libraries
-from workers.folders import state_folder
+from workers.folders import cache_folder, state_folder
 from workers.gpu.expected_gpus import GpuHistory
 
-# An engine is run twice to find it, 20 s each at most, and once or more for its devices.
-GPU_SECONDS, ENGINE_SECONDS, DEVICE_SECONDS, LIBRARY_SECONDS = 10.0, 45.0, 90.0, 20.0
+# An engine is run twice to find it, 20 s each at most, and once or more for its devices; of several, one may hang.
+GPU_SECONDS, ENGINE_SECONDS, DEVICE_SECONDS, LIBRARY_SECONDS = 10.0, 65.0, 90.0, 20.0
 
 
 def diagnose_gpus(settings: Settings) -> tuple[list[Finding], str]:
     """The findings about GPUs and the engine, and the engine's version; "" without one."""
     visible, history = os.environ.get("CUDA_VISIBLE_DEVICES"), GpuHistory(state_folder() / "gpus.json")
-    search = BoundedCall(partial(look_for_engine, settings.engine.binary), ENGINE_SECONDS)
+    search = BoundedCall(
+        partial(look_for_engine, settings.engine.binary, cache_folder(), settings.engine.env), ENGINE_SECONDS
+    )
     snapshot = gpus_at_start(settings)
     if snapshot.state is not GpuState.DISABLED:
         snapshot = _machine_gpus(partial(gpus.read_machine_gpus, visible, history))

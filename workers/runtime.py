@@ -27,13 +27,12 @@ from workers.build_catalog import build_catalog, has_models
 from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
-from workers.builders import build_engine_reader, build_relay, build_spawn, gpus_at_start
+from workers.builders import build_engine, build_engine_reader, build_relay, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
-from workers.engine.current_engine import CurrentEngine
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
@@ -72,7 +71,7 @@ class Runtime:
         self._settings = settings
         self._refusals = refusals
         self.has_models = has_models(settings)
-        self._engine = engine = CurrentEngine(settings.engine.binary, self._engine_replaced)
+        self._engine = engine = build_engine(settings, self._engine_replaced)
         self._shapes = shapes = ModelHeaders(model_shape)
         self._files = StateFiles(state_folder(), settings)
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))

@@ -7,6 +7,7 @@ app/ would be taken for ours.
 from __future__ import annotations
 
 import runpy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ class Application(BaseApplication):  # type: ignore[misc]
         return runtime, create_app(runtime.services)
 
     def _announce_worker(self, worker: Any) -> None:
-        self._announce(worker.control.service, _address(worker.sockets[0].getsockname()))
+        """In a thread: it may wait for the GPUs, and requests are answered meanwhile."""
+        facts = worker.control.service, _address(worker.sockets[0].getsockname())
+        threading.Thread(target=self._announce, args=facts, name="announce", daemon=True).start()
 
 
 def _address(name: Any) -> str:

@@ -6,16 +6,22 @@ import contextlib
 import json
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from app.commands.completion import PROGRAM
 
 if TYPE_CHECKING:
     from app.entities.launch import Task
     from app.entities.model import Model
     from app.settings.schema import Settings
     from workers.runtime import Runtime
+
+A_SMALL_MODEL = "ggml-org/gemma-3-270m-it-GGUF"  # 240 MB
+GPU_SECONDS = 5.0  # NVML may take so long where no process keeps the driver loaded
 
 
 def _example_model(runtime: Runtime, models: list[Model], default: str | None) -> tuple[Model, Task] | None:
@@ -49,7 +55,7 @@ def _example_request(task: Task) -> tuple[str, dict[str, Any]]:
 
 
 def print_ready_message(settings: Settings, runtime: Runtime, address: str) -> None:
-    """Print the address and an example request once the service is ready."""
+    """Print the address and an example request once the service is ready; waits for the first reading of the GPUs."""
     address = address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")  # a connectable address
     models = [model for model in runtime.services.catalog.models() if not model.problem]
     broken = len(runtime.services.catalog.models()) - len(models)
@@ -65,8 +71,10 @@ def print_ready_message(settings: Settings, runtime: Runtime, address: str) -> N
         lines += ["", f"  No usable *.gguf file in {folders} or its subfolders."]
     if runtime.services.engine is None:
         lines += ["", f"  No engine: {runtime.services.engine_problem}"]
+    lines += [line for problem in _gpu_problems(runtime) for line in ("", f"  {problem}")]
     if not runtime.has_models:
-        lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve your own files with"]
+        lines += ["", "  `demo` is a tiny model with random weights: its answers are noise. Serve a real one with"]
+        lines += [f"    {_command_to_type()} serve --model {A_SMALL_MODEL}", "  or your own files with"]
         lines += [f"    {_command_to_type()} serve --models-dir DIR"]
     if settings.is_open:
         lines += ["", "  No keys are configured: anyone who can reach this address can use it."]
@@ -80,12 +88,21 @@ def print_ready_message(settings: Settings, runtime: Runtime, address: str) -> N
         click.echo("\n".join([*lines, ""]))
 
 
+def _gpu_problems(runtime: Runtime) -> list[str]:
+    """Why GPUs are not used, with commands as they are typed in this shell."""
+    from app.entities.gpu import GpuState
+
+    store, ends = runtime.services.store, time.monotonic() + GPU_SECONDS
+    while store.gpus.state is GpuState.UNREAD and time.monotonic() < ends:
+        time.sleep(0.02)
+    return [problem.replace(f"{PROGRAM} ", f"{_command_to_type()} ") for problem in store.gpus.problems]
+
+
 def _command_to_type() -> str:
     """How to run this program again from the same shell."""
     import shutil
 
-    name = "llama-smart-proxy"
-    return name if shutil.which(name) else str(Path(sys.argv[0]).with_name(name))
+    return PROGRAM if shutil.which(PROGRAM) else str(Path(sys.argv[0]).with_name(PROGRAM))
 
 
 def _summarize_names(names: list[str]) -> str:

@@ -23,6 +23,7 @@ class EngineFacts:
     flags: frozenset[str]  # every option its --help names, as "--port" and "-m"
     switches: frozenset[str] = frozenset()  # those of them that take no value: --flash-attn once was one
     files: tuple[str, ...] = ()  # what it runs from, as far as known; a change there may be another build
+    architectures: tuple[str, ...] = ()  # compute capabilities of an installed one's CUDA code: "8.9"; else not known
 
 
 ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers

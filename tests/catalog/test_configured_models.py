@@ -17,7 +17,6 @@ from tests.catalog.test_hub_cache import cached
 from tests.helpers.builders import GGUF_BYTES, a_gguf, a_launch
 from workers.build_catalog import build_catalog
 from workers.catalog.catalog import Catalog, ConfiguredModel
-from workers.catalog.configured_models import download_command
 
 DEFAULTS, OWN = LaunchSettings(), a_launch(ctx_size=99)
 
@@ -151,8 +150,7 @@ def test_names_take_precedence_over_aliases_and_earlier_aliases_over_later_ones(
         ({"path": Path("sub")}, "sub is not a regular file"),
         (
             {"repo": "u/Bar:Q4_K_M"},
-            "not in the Hugging Face cache: u/Bar:Q4_K_M; "
-            'download it with: hf download u/Bar --include "*Q4_K_M*.gguf"',
+            "not in the Hugging Face cache: u/Bar:Q4_K_M; fetch it with: llama-smart-proxy pull u/Bar:Q4_K_M",
         ),
         ({}, "no such model: looked for mine in {home}/conf, {home}/models, the Hugging Face cache"),
         (
@@ -182,19 +180,6 @@ def test_a_similar_name_is_suggested(home: Path, name: str, near: str | None):
 def test_a_repository_without_a_cache_is_a_problem(tmp_path: Path):
     catalog = Catalog([tmp_path], DEFAULTS, entries=[an_entry("mine", repo="u/Foo")])
     assert catalog.find("mine").problem.startswith("the Hugging Face cache is disabled: u/Foo")
-
-
-@pytest.mark.parametrize(
-    ("repo", "command"),
-    [
-        ("u/r", 'hf download u/r --include "*Q4_K_M*.gguf"'),
-        ("u/r:Q8_0", 'hf download u/r --include "*Q8_0*.gguf"'),
-        ("u/r:f-Q8_0.gguf", "hf download u/r f-Q8_0.gguf"),
-        ("u/r:f-00001-of-00003.gguf", 'hf download u/r --include "f-*.gguf"'),
-    ],
-)
-def test_the_download_command_fetches_the_missing_files(repo: str, command: str):
-    assert download_command(repo) == command
 
 
 @pytest.mark.parametrize(

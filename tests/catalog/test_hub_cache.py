@@ -142,6 +142,13 @@ def test_an_incomplete_download_is_not_listed(tmp_path: Path):
     assert names(tmp_path) == ["u/Foo:Q4_0"]
 
 
+def test_a_first_download_that_runs_is_no_fault_of_the_cache(tmp_path: Path):
+    blob = tmp_path / "models--u--Foo" / "blobs" / "def.incomplete"
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"GGUF")
+    assert (names(tmp_path), catalog(tmp_path).warnings) == ([], ())
+
+
 def test_a_missing_part_breaks_a_split_model(tmp_path: Path):
     snapshot = cached(tmp_path, "u/Foo", "F-Q4_0-00001-of-00002.gguf", "F-Q4_0-00002-of-00002.gguf")
     (snapshot / "F-Q4_0-00002-of-00002.gguf").unlink()

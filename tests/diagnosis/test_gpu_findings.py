@@ -103,10 +103,10 @@ def test_a_gpu_that_the_engine_does_not_list_needs_another_engine(words: str, fi
 
 
 def test_an_engine_without_cuda_is_a_problem_where_there_are_gpus():
-    words = "the engine (1) has no CUDA: its --list-devices lists no GPU; install a CUDA build of llama.cpp"
+    words = "the engine (1) has no CUDA: its --list-devices lists no GPU. Next: llama-smart-proxy engine install"
     found = findings(a_snapshot(RTX, engine_problem=words))[1]
     expected = "the engine (1) has no CUDA: its --list-devices lists no GPU"
-    assert found == Finding(Level.PROBLEM, "engine", expected, "install a CUDA build of llama.cpp")
+    assert found == Finding(Level.PROBLEM, "engine", expected, "llama-smart-proxy engine install")
 
 
 def test_a_momentary_error_a_display_and_an_assumed_number_are_warnings():

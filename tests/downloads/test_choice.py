@@ -72,9 +72,9 @@ def test_the_best_projector_and_the_nearest_draft_head_of_each_method_come_along
     model = chosen(
         "u/Foo:Q4_K_M",
         *("Foo-Q4_K_M.gguf", "mmproj-F32.gguf", "mmproj-F16.gguf", "mmproj-BF16.gguf"),
-        *("mtp-Foo-Q8_0.gguf", "mtp-Foo-Q4_0.gguf", "eagle3-Foo-F16.gguf", "elsewhere/dflash-Foo.gguf"),
+        *("mtp-Foo-Q2_K.gguf", "mtp-Foo-Q5_0.gguf", "eagle3-Foo-F16.gguf", "elsewhere/dflash-Foo.gguf"),
     )
-    assert paths(model) == ["Foo-Q4_K_M.gguf", "mmproj-F16.gguf", "eagle3-Foo-F16.gguf", "mtp-Foo-Q4_0.gguf"]
+    assert paths(model) == ["Foo-Q4_K_M.gguf", "mmproj-F16.gguf", "eagle3-Foo-F16.gguf", "mtp-Foo-Q5_0.gguf"]
 
 
 def test_an_unknown_choice_says_what_there_is_the_nearest_first():

@@ -180,6 +180,20 @@ def test_a_flood_of_pulls_is_rejected(hub: HubServer, cache: Path) -> None:
         answers.set()
 
 
+def test_without_a_thread_it_fails_at_once(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    found = downloader(hub, cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(Overloaded, match="no thread could be started"):
+            found.start(NAME)
+    assert found.all[0].state is DownloadState.FAILED and found.all[0].code == "overloaded"
+    with closing(found):
+        pull(found)
+
+
 def test_the_files_of_a_model_appear_together(hub: HubServer, cache: Path) -> None:
     parts = ["m-Q4_K_M-00001-of-00002.gguf", "m-Q4_K_M-00002-of-00002.gguf"]
     hub.add(REPO, {parts[0]: os.urandom(MIB), parts[1]: os.urandom(MIB)})

@@ -63,6 +63,7 @@ def test_a_name_may_be_written_in_many_ways(text: str, repo: str, choice: str):
         "u/r:Q4\x00",
         "u/r:" + "x" * 600,
         "https://example.org/u/r",
+        "https://example.org/u/r.gguf",
         "https://huggingface.co.example.org/u/r",
         "file:///u/r",
         "https://huggingface.co/u/r/blob/v2/b.gguf",

@@ -10,6 +10,7 @@ from app.errors import DownloadFailed, InvalidModelFile, ProxyError
 from tests.helpers.gguf_bytes import TINY, Info, a_file, a_header
 from tests.helpers.hub_repository import Content
 from tests.helpers.hub_server import HubServer
+from workers.downloads import hub as hub_access
 from workers.downloads import remote_header
 from workers.downloads.hub import Hub
 from workers.downloads.remote_header import FIRST_WINDOW_BYTES, read_remote_header
@@ -81,6 +82,17 @@ def test_a_server_that_ignores_ranges_costs_no_more_than_the_header(hub: HubServ
     assert hub.bytes_served(REPO, FILE) < 64 << 20  # what the kernel buffers of each answer included
 
 
+def test_a_range_that_nobody_asked_for_is_not_taken_for_the_header(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.helpers.hub_answers._Handler._range", lambda self, size: (1, size))
+    assert "the server answered another range than asked for" in str(failure(hub, a_file()))
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hub_access, "SILENCE_SECONDS", 0.2)
+    hub.hold(FILE, after=10)
+    assert "127.0.0.1 did not answer in time; try again" in str(failure(hub, a_file()))
+
+
 def test_a_header_without_end_is_given_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote_header, "MAX_HEADER_BYTES", 2 << 20)
     error = failure(hub, Content(a_header(TOKENS, [Info()]), 4 * GIB))
@@ -91,7 +103,7 @@ def test_a_header_without_end_is_given_up(hub: HubServer, monkeypatch: pytest.Mo
 def test_slow_bytes_are_waited_for_only_so_long(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(remote_header, "HEADER_SECONDS", 0.2)
     hub.bytes_per_second = 100_000
-    assert "answers too slowly" in str(failure(hub, Content(a_header(TOKENS, [Info()]), GIB)))
+    assert "answers too slowly" in str(failure(hub, Content(a_header(TOKENS, [Info()]), 4 * GIB)))
 
 
 def test_a_gated_file_says_what_to_do_and_a_token_opens_it(hub: HubServer, monkeypatch: pytest.MonkeyPatch):

@@ -77,7 +77,9 @@ def test_an_engine_without_cuda_is_recognized_by_its_devices(tmp_path: Path, dev
 
 
 def test_the_embedded_engine_of_the_cpu_wheel_has_no_cuda():
-    assert "has no CUDA: its --list-devices lists no GPU; install a CUDA build" in problem(find_engine("embedded"))
+    assert "has no CUDA: its --list-devices lists no GPU. Next: llama-smart-proxy engine install --cuda" in problem(
+        find_engine("embedded")
+    )
 
 
 def test_an_engine_without_list_devices_is_not_probed_and_accepted(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -260,7 +260,9 @@ def test_gpus_the_engine_cannot_use_are_reported_and_the_cpu_is_used(hardware: S
         assert (block(service)["state"], block(service)["gpu_available"]) == ("ok", False)
         assert reason in service.get("/").text
         assert service.chat().status_code == 200
-        assert sum("has no CUDA" in line for line in service.lines) == 1
+        (said,) = (line for line in service.lines if "has no CUDA" in line and "WARNING" in line)
+        assert "Next: llama-smart-proxy engine install --cuda" in said
+        assert any(line.startswith("  the engine (xllamacpp ") for line in service.lines)  # in the ready message
 
 
 @needs_compiler

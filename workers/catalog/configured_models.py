@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.entities.gguf_names import file_stem, parse_part_name
+from app.entities.gguf_names import file_stem
 from app.entities.launch import LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
-from app.use_cases.downloads.model_names import DEFAULT_QUANTIZATION
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
@@ -118,33 +117,26 @@ class FileResolver:
         return _single_file_model(inspect_file(path, self._summaries, ""))  # a file that a scan would skip
 
     def _not_found_message(self, entry: ConfiguredModel) -> str:
-        if entry.repo and self._cache and is_being_fetched(self._cache, entry.repo):
-            return (
-                f"{entry.repo} is not in the Hugging Face cache yet: a file of this repository is still being written"
-            )
         if entry.repo:
-            reason = "not in the Hugging Face cache" if self._cache else "the Hugging Face cache is disabled"
-            return f"{reason}: {entry.repo}; download it with: {download_command(entry.repo)}"
+            return self._not_cached_message(entry.repo)
         places = [*self._bases, *(("the Hugging Face cache",) if self._cache else ())]
         near = similar_names(entry.name, self._names)[:1]
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"no such model: looked for {entry.name} in {', '.join(places) or 'no folder'}{hint}"
+
+    def _not_cached_message(self, repo: str) -> str:
+        if not self._cache:
+            return f"the Hugging Face cache is disabled: {repo}; set catalog.hugging_face.cache to auto, or to a folder"
+        pull = f"llama-smart-proxy pull {repo}"
+        if is_being_fetched(self._cache, repo):
+            return f"not in the Hugging Face cache yet: {repo}; it is being fetched, or goes on with: {pull}"
+        return f"not in the Hugging Face cache: {repo}; fetch it with: {pull}"
 
 
 def _single_file_model(file: GgufFile) -> ModelFiles:
     """A file that a scan does not list as a model: its problem is that it is a companion, if it is nothing worse."""
     companion = f"{file.name} {COMPANIONS[file.kind]}" if file.kind in COMPANIONS else ""
     return ModelFiles(file_stem(file.name), file.path, file.relative_path, (file,), file.problem or companion)
-
-
-def download_command(repo: str) -> str:
-    """The command that downloads "user/repo[:QUANT or file]" (huggingface_hub 2's CLI)."""
-    name, _, file = repo.partition(":")
-    if part := parse_part_name(file):
-        return f'hf download {name} --include "{part[0]}-*.gguf"'
-    if file.lower().endswith(".gguf"):
-        return f"hf download {name} {file}"
-    return f'hf download {name} --include "*{file or DEFAULT_QUANTIZATION}*.gguf"'
 
 
 def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> tuple[Model, ModelFiles | None]:

@@ -71,6 +71,8 @@ def _files(folder: str, summaries: FileSummaries, notes: list[str]) -> list[Gguf
     """The files of the current revision, which is that in refs/main, else the one modified last; and those that only an
     earlier one has: to download one file of a repository that has changed does not take the others away."""
     snapshots, main = os.path.join(folder, "snapshots"), _main_revision(folder)
+    if os.path.isdir(os.path.join(folder, "blobs")) and not os.path.lexists(snapshots):
+        return []  # its first download runs
     revisions = {
         revision: list(_complete_files(os.path.join(snapshots, revision), summaries, notes))
         for revision in _names_in(snapshots, notes)

@@ -17,10 +17,10 @@ LIBRARIES = ("libcuda.so.1", "libvulkan.so.1")
 _NOT_FOUND = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 
 
-def look_for_engine(binary: str) -> tuple[EngineFacts | None, str]:
-    """The engine that `engine.binary` means, or why there is none."""
+def look_for_engine(binary: str, cache: Path, env: Mapping[str, str]) -> tuple[EngineFacts | None, str]:
+    """The engine that `engine.binary` means, or why there is none. `cache` and `env` as for find_engine."""
     try:
-        return find_engine(binary), ""
+        return find_engine(binary, cache=cache, env=env), ""
     except EngineNotFound as error:
         return None, str(error)
 

@@ -69,10 +69,10 @@ class RepositoryFolder:
         try:
             with open(lock, "rb+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
         except BlockingIOError:
             return True
+        except OSError:  # there is none, or the file system has no locks
+            return False
         return False
 
     def pointer(self, commit: str, path: str) -> Path:

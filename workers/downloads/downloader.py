@@ -69,7 +69,12 @@ class Downloader:
             if (task := self._task(name)) and task.is_running:
                 return task.download
             task = self._add(name)
-        threading.Thread(target=self._run, args=(task,), name=f"download-{next(self._numbers)}", daemon=True).start()
+        thread = threading.Thread(target=self._run, args=(task,), name=f"download-{next(self._numbers)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._fail(task, refusal := Overloaded(f"no thread could be started for the download of {name}"))
+            raise refusal from error
         return task.download
 
     def _add(self, name: RepositoryName) -> DownloadTask:
@@ -79,9 +84,8 @@ class Downloader:
             raise Overloaded(f"{len(running)} models are being downloaded; wait for one of them, or cancel it")
         task = DownloadTask(name, self._changed)
         ended = [each for each in self._tasks if not each.is_running and not each.names & task.names]
-        forgotten = ended[:-MAX_ENDED]
-        kept = [each for each in self._tasks if each in running or (each in ended and each not in forgotten)]
-        self._tasks = (*kept, task)
+        kept = {*running, *ended[-MAX_ENDED:]}
+        self._tasks = (*(each for each in self._tasks if each in kept), task)
         return task
 
     def wait(self, name: RepositoryName, seconds: float) -> Download | None:

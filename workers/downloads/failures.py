@@ -23,6 +23,8 @@ def failure_of(error: Exception, repo: str) -> ProxyError:
             return _refusal(error, repo)
         case httpx2.ReadError() | httpx2.RemoteProtocolError():
             return DownloadFailed(f"{repo} cannot be fetched: {_host(error)} closed the connection early; try again")
+        case httpx2.TimeoutException():
+            return DownloadFailed(f"{repo} cannot be fetched: {_host(error)} did not answer in time; try again")
         case httpx2.TransportError():
             return DownloadFailed(
                 f"{repo} cannot be fetched: {_host(error)} cannot be reached ({_reason(error)}); check the network, "

@@ -43,10 +43,8 @@ class Hub:
         address = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
         deadline = time.monotonic() + ANSWER_SECONDS
         with self.open(address, repo) as response:
-            body = b"".join(bounded_pieces(response, MAX_ANSWER_BYTES + 1, deadline, repo))
+            body = b"".join(bounded_pieces(response, MAX_ANSWER_BYTES, deadline, repo))
         try:
-            if len(body) > MAX_ANSWER_BYTES:
-                raise ValueError("it is too long")
             return _repository(repo, json.loads(body))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DownloadFailed(

@@ -12,11 +12,17 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from app.entities.engines import Backend
 from app.entities.launch import EngineFacts, EngineKind
+from app.use_cases.placement.engine_gpus import can_use_nvidia_gpus
 from workers.engine import embedded_engine
 from workers.engine.engine_files import content_identity, folders_of, running_files
+from workers.engine.gpu_probe import list_devices
+from workers.engine.installed_engines import chosen_engine, description_of, installed_engines
 from workers.engine.probe_process import LONG_OUTPUT_BYTES, EngineNotFound, last_lines, probe_output
 
 log = logging.getLogger(__name__)
@@ -25,22 +31,32 @@ _EMBEDDED = Path(__file__).with_name("embedded_engine.py")
 _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
 _NEXT_STEP = (
-    "install llama.cpp so that llama-server is on PATH, set engine.binary to its path, "
+    "build one: llama-smart-proxy engine install, set engine.binary to the path of a llama-server, "
     "or install the embedded engine: pip install xllamacpp, or pipx inject llama-smart-proxy xllamacpp"
 )
 
 
-def find_engine(binary: str = "auto", path: str | None = None) -> EngineFacts:
-    """The engine to use: `binary` if it names one, else llama-server on `path` (PATH), else the embedded one.
+def find_engine(
+    binary: str = "auto",
+    path: str | None = None,
+    cache: Path | None = None,
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> EngineFacts:
+    """The engine to use: `binary` if it names one, else the one that `engine use` chose, else the first that can use
+    GPUs, else the first that works: llama-server on `path` (PATH), those that are installed, the embedded one.
 
-    `binary` is "auto", "embedded", or a path. A configured binary that does not work is an error even if another would
-    work; a broken llama-server on PATH is skipped with a warning. Raises EngineNotFound.
+    `binary` is "auto", "embedded", or a path. `cache`: the service's cache directory, None without installed engines;
+    `env`: additions to the engine's environment. A configured or chosen binary that does not work is an error even if
+    another would work; otherwise a broken one is skipped with a warning. Takes seconds for each engine that is asked
+    for its devices: none is, unless one was installed for GPUs. Raises EngineNotFound.
     """
     if binary == "embedded":
         return _embedded_engine()
     if binary != "auto":
         return _configured_engine(binary, path)
-    return _first_working_engine(path)
+    if cache and (chosen := chosen_engine(cache)):
+        return _chosen_engine(chosen, cache)
+    return _first_choice(path, cache, env)
 
 
 def find_same_engine(engine: EngineFacts) -> EngineFacts:
@@ -67,15 +83,38 @@ def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(flags), frozenset(switches)
 
 
-def _first_working_engine(path: str | None) -> EngineFacts:
-    executable = shutil.which("llama-server", path=path)
-    tried = ["llama-server is not on PATH"]
-    if executable:
+def _chosen_engine(name: str, cache: Path) -> EngineFacts:
+    """The one that `engine use` chose."""
+    found = next((engine for engine in installed_engines(cache) if engine.name == name), None)
+    fix = "Next: llama-smart-proxy engine use auto, or engine list and engine use NAME"
+    if not found:
+        raise EngineNotFound(f"the engine {name} was chosen (engine use), and is not installed. {fix}")
+    try:
+        return _facts_of_binary(found.binary)
+    except EngineNotFound as error:
+        raise EngineNotFound(f"the engine {name} was chosen (engine use): {error}. {fix}") from error
+
+
+def _first_choice(path: str | None, cache: Path | None, env: Mapping[str, str]) -> EngineFacts:
+    installed = installed_engines(cache) if cache else []
+    compares = any(engine.backend is not Backend.CPU for engine in installed)
+    on_path = shutil.which("llama-server", path=path)
+    tried = [] if on_path else ["llama-server is not on PATH"]
+    working: list[EngineFacts] = []
+    for executable in (*([on_path] if on_path else []), *(engine.binary for engine in installed)):
         try:
-            return _facts_of_binary(executable)
+            facts = _facts_of_binary(executable)
         except EngineNotFound as error:
             log.warning("engine skipped: %s", error)
-            tried = [str(error)]
+            tried.append(str(error))
+            continue
+        if not compares or can_use_nvidia_gpus(list_devices(facts, env)):
+            return facts
+        working.append(facts)
+    return working[0] if working else _embedded_or_none(tried)
+
+
+def _embedded_or_none(tried: Sequence[str]) -> EngineFacts:
     try:
         return _embedded_engine()
     except EngineNotFound as error:
@@ -101,7 +140,9 @@ def _facts_of_binary(executable: str) -> EngineFacts:
     except OSError as error:
         raise EngineNotFound(f"{error.filename} was replaced while it was asked: {error.strerror}") from error
     files = tuple(dict.fromkeys((*content, *folders_of(content))))
-    return EngineFacts(EngineKind.BINARY, command, version, identity, flags, switches, files)
+    described = description_of(Path(command[0]))
+    architectures = described.architectures if described else ()
+    return EngineFacts(EngineKind.BINARY, command, version, identity, flags, switches, files, architectures)
 
 
 def _embedded_engine(help_text: str = "") -> EngineFacts:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 from app.entities.launch import EngineFacts
 from workers.engine.binary import find_engine, find_same_engine
@@ -23,11 +26,18 @@ class CurrentEngine:
     `replaced` is called without a lock held, by the thread that noticed: after every change of `facts` or `problem`.
     """
 
-    def __init__(self, binary: str, replaced: Callable[[], None] = lambda: None) -> None:
-        """`binary` is engine.binary. Once found, the engine stays the same program, whatever PATH says later."""
+    def __init__(
+        self,
+        binary: str,
+        replaced: Callable[[], None] = lambda: None,
+        cache: Path | None = None,
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """As for find_engine; `binary` is engine.binary. Once found, the engine stays the same program, whatever PATH
+        says later, or is installed."""
         self.problem = ""  # why there is none, or why the one that replaced `facts` does not work
         self.replaced = replaced
-        self._binary = binary
+        self._find = partial(find_engine, binary, cache=cache, env=env)
         self._known: tuple[EngineFacts, Stamps] | None = None  # this, and the next two: written under the lock
         self._ask_at = 0.0  # monotonic seconds; after a failure
         self._lock = threading.Lock()
@@ -59,7 +69,7 @@ class CurrentEngine:
         before = self.facts
         stamps = stamps_of(before.files) if before else ()
         try:
-            found = find_same_engine(before) if before else find_engine(self._binary)
+            found = find_same_engine(before) if before else self._find()
         except EngineNotFound as error:
             self._ask_at = time.monotonic() + RETRY_SECONDS
             if str(error) != self.problem:

@@ -8,8 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
+from app.use_cases.engines.cuda import has_code_for
 from app.use_cases.launch.command_line import VULKAN_VARIABLE
-from app.use_cases.placement.engine_gpus import DeviceList, EngineProbe, engine_probe, gpus_to_ask_for, vulkan_probe
+from app.use_cases.placement.engine_gpus import (
+    DeviceList,
+    EngineProbe,
+    engine_probe,
+    gpus_to_ask_for,
+    vulkan_probe,
+    without_code,
+)
 from app.use_cases.placement.vulkan_gpus import MIB, ListedDevice, enumeration_sizes, is_enumerated
 from workers.engine.probe_process import EngineNotFound, last_lines, probe_output
 from workers.server.gpu_errors import find_cuda_error
@@ -29,6 +37,14 @@ def probe_gpus(
     Never cached: the list is empty while the driver is down. The engine opens every visible GPU, which takes seconds
     and temporarily some hundred MiB of VRAM on each. `between` is called between two starts of the engine.
     """
+    probe = _listed_gpus(engine, extra, gpus, between)
+    lacking = [gpu for gpu in gpus if not has_code_for(engine.architectures, gpu.compute_capability)]
+    return without_code(probe, lacking, gpus, engine.architectures)
+
+
+def _listed_gpus(
+    engine: EngineFacts, extra: Mapping[str, str], gpus: Sequence[Gpu], between: Callable[[], None]
+) -> EngineProbe:
     listed, alone = list_devices(engine, extra), dict[str, DeviceList | None]()
     if listed and listed.vulkan:
         enumerated = _enumerate_vulkan(engine, extra, listed, between)

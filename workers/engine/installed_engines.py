@@ -34,6 +34,12 @@ def installed_engines(cache: Path) -> list[InstalledEngine]:
     return sorted(found, key=lambda engine: (-_number(engine.version), engine.name))
 
 
+def description_of(binary: Path) -> InstalledEngine | None:
+    """The installed engine whose llama-server this is; None for any other."""
+    folder = binary.parent.parent
+    return _read(folder) if binary_of(folder) == binary else None
+
+
 def chosen_engine(cache: Path) -> str:
     """The name that `engine use` chose, whether it is still installed or not; "" for auto."""
     try:

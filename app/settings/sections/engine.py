@@ -17,7 +17,9 @@ class EngineSettings(Section):
     """Which llama-server runs, and options for all of them."""
 
     binary: Annotated[str, NEEDS_RESTART] = Field(
-        "auto", description="auto (llama-server on PATH, otherwise the embedded engine), embedded, or a path."
+        "auto",
+        description="auto, embedded, or a path. auto: the first that can use the GPUs, else the first that works, of "
+        "llama-server on PATH, those of `engine install` and the embedded engine; `engine use` chooses one.",
     )
     args: Arguments = Field(
         [], description="Additional arguments for every llama-server, one word per item. A model's own come after them."

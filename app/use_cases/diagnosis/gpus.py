@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
 from app.entities.placement import CpuFallback, GpuLimits
 from app.use_cases.diagnosis.finding import KERNEL_LOG, Finding, Level, good, problem, warning, with_fix_of
+from app.use_cases.placement.engine_gpus import ENGINE_COMMAND
 from app.use_cases.placement.usable_gpus import unplaceable_reason
 from app.use_cases.reporting.phrases import gib_text
 
@@ -129,7 +130,9 @@ def _missing_fix(words: str) -> str:
     if "--list-devices" in words:
         return "use an engine that was built for this GPU, or exclude it (models.NAME.exclude)"
     if "Vulkan devices" in words:
-        return "update the NVIDIA driver, or use a CUDA build of llama.cpp (engine.binary)"
+        return f"update the NVIDIA driver, or use a CUDA build of llama.cpp: {ENGINE_COMMAND}"
+    if "built for compute capability" in words:
+        return ENGINE_COMMAND
     return MISSING_FIX
 
 

@@ -69,6 +69,11 @@ def cuda_target(found: Sequence[Toolkit], driver: Version | None, cards: Sequenc
     raise NoToolkit(_cards_too_old(cards, usable))
 
 
+def has_code_for(architectures: Sequence[str], card: Version | None) -> bool:
+    """Whether an engine with code for these architectures runs on a card; not known (none, None) counts as yes."""
+    return not architectures or card is None or runs_on(architectures, card)
+
+
 def runs_on(architectures: Sequence[str], card: Version) -> bool:
     """Whether code for these architectures runs on a card of this compute capability."""
     return any(_covers(parse_version(each), card) for each in architectures)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from app.entities.gpu import Gpu, GpuSnapshot
 from app.use_cases.placement.vulkan_gpus import NO_MATCH, ListedDevice, VulkanMatch, match_vulkan
 
+ENGINE_COMMAND = "llama-smart-proxy engine install --cuda"
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceList:
@@ -52,6 +54,14 @@ class EngineProbe:
         return replace(self, unusable={uuid: f"{reason}; {cause}" for uuid, reason in self.unusable.items()})
 
 
+def can_use_nvidia_gpus(listed: DeviceList | None) -> bool:
+    """Whether an engine was built for NVIDIA GPUs and sees some, or would if CUDA worked. `listed`: by the engine; None
+    if it cannot be asked, which says nothing against it."""
+    if listed is None or listed.cuda or listed.cuda_error:
+        return True
+    return any("NVIDIA" in device.description for device in listed.vulkan)
+
+
 def gpus_to_ask_for(listed: DeviceList | None, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     """The GPUs that the engine has to be asked for alone. `listed`: by the engine, None if that is unknown.
 
@@ -77,9 +87,22 @@ def engine_probe(
         return EngineProbe(unusable={gpu.uuid: _reason(listed) for gpu in gpus})
     what = f"lists only {', '.join(listed.names)}" if listed.names else "lists no GPU"
     return EngineProbe(
-        f"the engine ({engine}) has no CUDA: its --list-devices {what}; "
-        "install a CUDA build of llama.cpp or set engine.binary to one"
+        f"the engine ({engine}) has no CUDA: its --list-devices {what}. "
+        f"Next: {ENGINE_COMMAND}, or set engine.binary to a CUDA build of llama.cpp"
     )
+
+
+def without_code(
+    probe: EngineProbe, lacking: Sequence[Gpu], gpus: Sequence[Gpu], architectures: Sequence[str]
+) -> EngineProbe:
+    """The same of an engine that has no code for some of these GPUs; `architectures`: compute capabilities it has."""
+    if not lacking or probe.problem:
+        return probe
+    built_for = f"the engine was built for compute capability {', '.join(architectures)}"
+    if len(lacking) == len(gpus):
+        return replace(probe, problem=f"{built_for}, which no GPU here has. Next: {ENGINE_COMMAND}", unusable={})
+    reason = f"{built_for} alone: {ENGINE_COMMAND} builds one for all GPUs"
+    return replace(probe, unusable={**{gpu.uuid: reason for gpu in lacking}, **probe.unusable})
 
 
 def vulkan_probe(listed: Sequence[ListedDevice], gpus: Sequence[Gpu], is_assumed: bool = False) -> EngineProbe | None:
