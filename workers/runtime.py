@@ -30,7 +30,7 @@ from workers.build_limits import build_limits, build_request_settings
 from workers.builders import build_engine, build_engine_reader, build_relay, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
+from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
 from workers.folders import state_folder, version
@@ -118,9 +118,7 @@ class Runtime:
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,
-            admission=AdmissionLimit(server.threads - server.reserve_threads),
-            event_streams=event_stream_limit(server.threads - server.reserve_threads),
-            viewers=viewer_limit(server.threads - server.reserve_threads),
+            **admission_limits(server.threads - server.reserve_threads),
             status_texts=AudienceTexts(),
             rates=KeyRateLimits(),
             tokens=self._files.tokens,

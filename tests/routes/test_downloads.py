@@ -82,7 +82,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_orders, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(download_orders, "POLL_SECONDS", 0.001)
 
 
 def code(answer: Any) -> tuple[int, str]:
