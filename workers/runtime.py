@@ -65,9 +65,9 @@ class Runtime:
     `wait_drained` and `close`."""
 
     def __init__(self, settings: Settings, refusals: RefusalLog) -> None:
-        """`refusals`: its owner flushes it.
+        """`refusals`: its owner flushes it. Starts no thread, and no process but to probe the engine.
 
-        Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
+        Raises ConfigurationError and OSError."""
         self._settings = settings
         self._refusals = refusals
         self.has_models = has_models(settings)
@@ -235,8 +235,7 @@ class Runtime:
             self._files.records.end()
         else:
             log.error("llama-servers did not exit in time; killing them")
-            self._pool.kill()
-            self._files.records.kill_all()
+            self.kill()
         self._engine_reader.close()
         self._relay.close()
         self._gpus.close()
@@ -245,6 +244,6 @@ class Runtime:
         self._files.close()
 
     def kill(self) -> None:
-        """Kill every llama-server now; the process is about to exit."""
+        """Kill every llama-server now."""
         self._pool.kill()
         self._files.records.kill_all()
