@@ -10,6 +10,7 @@ from flask import Blueprint, Response, make_response, render_template
 from flask import request as flask_request
 
 from app.page.activity import decisions_view, header_view, hour_view, queue_view, requests_view
+from app.page.downloads import downloads_view
 from app.page.gpus import gpus_view
 from app.page.models import model_rows
 from app.routes.assets import assets_version
@@ -52,6 +53,7 @@ def _view() -> dict[str, Any]:
         "header": header_view(status),
         "memory": gpus_view(status, history_report(request.services, time.monotonic())),
         "models": model_rows(status, plan_report(request)),
+        "downloads": downloads_view(status),
         "queue": queue_view(status),
         "hour": hour_view(status),
         "decisions": decisions_view(status),

@@ -1,12 +1,17 @@
-// Buttons on models: load, unload, pin, unpin, log, why. Only admins get those, and the service checks it again.
+// Buttons on models: load, unload, pin, unpin, log, why, delete; on downloads: pull, cancel. Who sees
+// which is checked again by the service.
 
 import { call } from "./api.js";
-import { askUnload, clearNotice, notice, showWhy } from "./dialogs.js";
+import { refreshPlan } from "./background.js";
+import { askDelete, askUnload, clearNotice, notice, showWhy } from "./dialogs.js";
 import { refresh } from "./live.js";
 import { openLog } from "./logs.js";
 import { current, subscribe } from "./store.js";
 
-const LABELS = { load: "Load", unload: "Unload", pin: "Pin", unpin: "Unpin", log: "Log", why: "Why" };
+const LABELS = {
+  ...{ load: "Load", unload: "Unload", pin: "Pin", unpin: "Unpin", log: "Log", why: "Why", delete: "Delete" },
+  ...{ pull: "Download", cancel: "Cancel" },
+};
 const pending = new Set(); // "action model" of POSTs without an answer yet
 
 // Fills each [data-actions] with the buttons of the model in its data-model.
@@ -27,19 +32,23 @@ function showAll() {
 }
 
 /** The actions for a model, in order. `state` is that of GET /plan: ready, loading, draining, unloaded or failed. */
-export function actionsFor({ state, problem, pinned }) {
+export function actionsFor({ state, problem, pinned, source }) {
   const isRunning = ["ready", "loading", "draining"].includes(state);
-  if (problem && !isRunning) return ["load", "log", "why"]; // once its cause is mended
-  const move = isRunning ? "unload" : "load";
-  return [move, pinned ? "unpin" : "pin", "log", "why"];
+  const last = source === "hugging_face" ? ["log", "why", "delete"] : ["log", "why"]; // other folders are only read
+  if (problem && !isRunning) return ["load", ...last]; // once its cause is mended
+  return [isRunning ? "unload" : "load", pinned ? "unpin" : "pin", ...last];
 }
 
 // Makes the buttons of `cell` those of the model. One that stays is kept, so that it keeps the focus.
 function showActions(cell, model, isAdmin) {
-  const wanted = isAdmin && model ? actionsFor(model) : [];
+  keepButtons(cell, isAdmin && model ? actionsFor(model) : [], model?.id);
+}
+
+// The same for these actions on a model.
+export function keepButtons(cell, wanted, model) {
   const present = new Map([...cell.children].map((button) => [button.dataset.action, button]));
   const hadFocus = cell.contains(document.activeElement);
-  const buttons = wanted.map((action) => present.get(action) ?? actionButton(action, model.id));
+  const buttons = wanted.map((action) => present.get(action) ?? actionButton(action, model));
   if (buttons.some((button, at) => cell.children[at] !== button) || cell.children.length > buttons.length) {
     cell.replaceChildren(...buttons);
     if (hadFocus && !cell.contains(document.activeElement)) buttons[0]?.focus();
@@ -47,7 +56,7 @@ function showActions(cell, model, isAdmin) {
   for (const button of buttons) setPending(button);
 }
 
-function actionButton(action, model) {
+export function actionButton(action, model) {
   const button = document.createElement("button");
   Object.assign(button, { type: "button", textContent: LABELS[action] });
   Object.assign(button.dataset, { action, model });
@@ -74,6 +83,9 @@ const DO = {
   unpin: (model) => call("models/unpin", { body: { model } }),
   why: showWhy,
   log: openLog,
+  pull: (model) => call("models/pull", { body: { model } }),
+  cancel: (model) => call("models/unload", { body: { model } }), // as llama.cpp's router has it
+  delete: deleteModel,
 };
 
 async function unload(model) {
@@ -82,6 +94,12 @@ async function unload(model) {
   const choice = requests ? await askUnload(model, requests) : "wait";
   if (choice === "wait") await call("models/unload", { body: { model } });
   if (choice === "force") await call("models/unload", { body: { model, force: true } });
+}
+
+async function deleteModel(model) {
+  if (!(await askDelete(model))) return;
+  await call(`models?model=${encodeURIComponent(model)}`, { method: "DELETE" });
+  refreshPlan();
 }
 
 async function run(button, action) {

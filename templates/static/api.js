@@ -1,8 +1,8 @@
 // Requests to the service. Addresses are relative to the page, which may be below a sub-path of another server.
 
-// GET, or POST with a body. Returns the Response of a 2xx; throws an Error with the service's own message.
-export async function call(path, { body, signal } = {}) {
-  const options = { signal, cache: "no-store" };
+// GET, or POST with a body, unless `method` is given. Returns the Response of a 2xx; throws an Error with the service's own message.
+export async function call(path, { body, signal, method } = {}) {
+  const options = { signal, method, cache: "no-store" };
   if (body !== undefined) {
     const headers = { "Content-Type": "application/json" };
     Object.assign(options, { method: "POST", body: JSON.stringify(body), headers });

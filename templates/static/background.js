@@ -7,24 +7,33 @@ const CHANGE_SECONDS = 0.3; // after a change of the servers; and again, since p
 const RENEWAL_SECONDS = 3;
 const HISTORY_SECONDS = 10;
 
+let planTimer = 0;
+
 export function startBackground() {
-  let timer = 0, known = "";
-  const readPlan = async (nextSeconds) => {
-    clearTimeout(timer);
-    await read("plan", "plan");
-    timer = setTimeout(readPlan, nextSeconds * 1000, PLAN_SECONDS);
-  };
+  let known = "";
   subscribe("status", (status) => {
-    const changed = JSON.stringify(status.servers.map(({ id, state, pinned }) => [id, state, pinned]));
+    const servers = status.servers.map(({ id, state, pinned }) => [id, state, pinned]);
+    const changed = JSON.stringify([servers, status.downloads.map(({ model, state }) => [model, state])]);
     if (changed === known) return;
     known = changed;
-    clearTimeout(timer);
-    timer = setTimeout(readPlan, CHANGE_SECONDS * 1000, RENEWAL_SECONDS);
+    refreshPlan();
   });
   readPlan(PLAN_SECONDS);
   read("history", "status/history");
   setInterval(() => read("history", "status/history"), HISTORY_SECONDS * 1000);
   document.addEventListener("visibilitychange", () => read("history", "status/history"));
+}
+
+/** After something changed that the plan depends on. */
+export function refreshPlan() {
+  clearTimeout(planTimer);
+  planTimer = setTimeout(readPlan, CHANGE_SECONDS * 1000, RENEWAL_SECONDS);
+}
+
+async function readPlan(nextSeconds) {
+  clearTimeout(planTimer);
+  await read("plan", "plan");
+  planTimer = setTimeout(readPlan, nextSeconds * 1000, PLAN_SECONDS);
 }
 
 /** What fails is read again in a while; live.js says that the service does not answer. */

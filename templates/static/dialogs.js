@@ -21,11 +21,22 @@ export function askUnload(model, requests) {
   dialog.querySelector("p").textContent = `It is answering ${isOne ? "a request" : `${requests} requests`}.`;
   dialog.querySelector("[value=wait]").textContent = `Unload when ${isOne ? "it is" : "they are"} done`;
   dialog.querySelector("[value=force]").textContent = `End ${isOne ? "it" : "them"} now`;
+  return answerOf(dialog);
+}
+
+function answerOf(dialog) {
   dialog.returnValue = "cancel"; // of Escape
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true });
   });
+}
+
+// Whether the model's files shall be deleted.
+export function askDelete(model) {
+  const dialog = document.getElementById("delete-dialog");
+  dialog.querySelector("h2").textContent = `Delete ${model}?`;
+  return answerOf(dialog).then((answer) => answer === "delete");
 }
 
 // The last decisions about a model, newest first.

@@ -75,6 +75,14 @@ def test_a_named_service_that_does_not_let_this_key_is_the_end():
     assert "LLAMA_SMART_PROXY_API_KEY" in result.stderr
 
 
+def test_without_a_named_service_one_that_does_not_let_this_key_is_replaced_by_the_command():
+    with pulling(a_download(), may_pull=False) as to:
+        env = {"LLAMA_SMART_PROXY_SERVER__PORT": to.url.rpartition(":")[2]}
+        result = CliRunner().invoke(main, ["pull", "not a name"], env=env)
+    assert result.stderr.startswith(f"the service at {to.url} fetches models only for an admin: fetching into ")
+    assert (result.exit_code, to.orders) == (2, [])
+
+
 def test_a_plan_is_a_table_with_the_next_command():
     body = {"model": "unsloth/Qwen3-14B-GGUF", "quants": [a_quant("Q8_0"), a_quant("Q4_K_M", recommended=True)]}
     with pulling(a_download(), answer=(200, body)) as to:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from app.errors import DownloadFailed
 from tests.downloads.pulls import FILE, MIB, REPO, listed
 from tests.helpers.hub_server import HubServer
 from workers.downloads import transfer
@@ -67,3 +69,15 @@ def test_bytes_of_an_earlier_try_that_are_wrong_cost_a_fresh_start(
     partial.write_bytes(bytes(MIB))
     assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
     assert hub.bytes_served() == 2 * len(DATA) - MIB
+
+
+def test_an_exhausted_quota_is_said(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk itself has room."""
+
+    def write_all(target: object, chunk: bytes) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    hub.add(REPO, {FILE: DATA})
+    monkeypatch.setattr(transfer, "_write_all", write_all)
+    with pytest.raises(DownloadFailed, match="/blobs takes no more: Disk quota exceeded"):
+        fetch(hub, cache, monkeypatch)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.terminal.status import GIB, a_gpu, a_model, a_segment, a_server, a_status, a_waiting
+from tests.terminal.status import GIB, a_download, a_gpu, a_model, a_segment, a_server, a_status, a_waiting
 
 CODER = "org/qwen3-coder-30b"
+
+
+def a_quant(quant: str, **values: Any) -> dict[str, Any]:
+    """Of the answer to POST /models/pull with `plan`."""
+    return {
+        "name": f"org/a:{quant}",
+        "quant": quant,
+        "size_bytes": 8 * GIB,
+        "needed_bytes": 11 * GIB,
+        "ctx_size": 32768,
+        "outcome": "place",
+        "text": "fits GPU 1",
+        "recommended": False,
+        "is_here": False,
+        "problem": "",
+    } | values
 
 
 def a_request(**values: Any) -> dict[str, Any]:
@@ -93,12 +109,23 @@ QUIET: dict[str, Any] = {
         "evictions": 6,
     },
 }
+DOWNLOADS = [
+    a_download(
+        "org/new-GGUF", state="checking", total_bytes=None, done_bytes=0, bytes_per_second=None, seconds_left=None
+    ),
+    a_download(problem="the disk was slow"),
+    a_download("org/sum-GGUF:Q8_0", state="verifying", done_bytes=int(8.4 * GIB)),
+    a_download("org/unknown:x.gguf", total_bytes=None, seconds_left=None, bytes_per_second=None, done_bytes=3 << 20),
+    a_download("org/done:Q4_K_M", state="complete", done_bytes=int(8.4 * GIB)),
+    a_download("org/gated-GGUF", state="failed", total_bytes=None, done_bytes=0, problem="accept its licence"),
+    a_download("org/left-GGUF:Q6_K", state="canceled"),
+]
 NO_HOUR = {"last_hour": QUIET["last_hour"] | {"wait_median_seconds": None, "wait_p95_seconds": None, "requests": 7}}
 STATUSES: list[dict[str, Any]] = [
     busy_status(),
     a_status(**QUIET | NO_HOUR | {"status": "draining", "engine": None, "ram": None, "gpus_problem": "no driver"}),
     a_status(a_server(), **QUIET | {"gpus": [a_gpu()], "gpus_state": "asleep", "gpus_age_seconds": 812.0}),
-    a_status(a_server(state="stopping"), **QUIET | {"gpus": [a_gpu()], "gpus_state": "hung"}),
+    a_status(a_server(state="stopping"), **QUIET | {"downloads": DOWNLOADS, "gpus": [a_gpu()], "gpus_state": "hung"}),
 ]
 PLAN: dict[str, Any] = {
     "models": [
@@ -107,9 +134,21 @@ PLAN: dict[str, Any] = {
         a_model("qwen3-14b", aliases=["gpt-4o-mini", "gpt-4o"], state="ready", outcome="loaded", text="ready on GPU 0"),
         a_model(CODER, state="ready", quant="", capabilities=[], ctx_size=None),
         a_model("phi-4", pinned=True, outcome="wait", text="waits for qwen3-14b", size_bytes=0, ctx_size=9318),
-        a_model("gemma", capabilities=["chat", "completion", "vision"], outcome="evict", text="would evict phi-4"),
+        a_model(
+            "gemma",
+            source="hugging_face",
+            capabilities=["chat", "completion", "vision"],
+            outcome="evict",
+            text="would evict phi-4",
+        ),
     ]
 }
+QUANTS = [
+    a_quant("Q4_K_M", recommended=True),
+    a_quant("Q6_K", outcome="evict", text="would evict phi-4", is_here=True),
+    a_quant("F16", outcome="refuse", text="never: needs 40 GiB"),
+    a_quant("", name="org/a:odd.gguf", outcome=None, text="", needed_bytes=None, problem="its header cannot be read"),
+]
 HISTORY: dict[str, Any] = {
     "interval_seconds": 5,
     "gpus": {

@@ -68,6 +68,21 @@ def test_the_service_fetches_for_pull_and_deletes_for_rm(hub: HubServer, service
     assert not list(tmp_path.iterdir())  # all was in the service's cache
 
 
+def test_the_service_plans_a_repository_and_refuses_what_never_fits_before_its_weights(
+    hub: HubServer, service: Service
+):
+    hub.add("org/planned-GGUF", ten_quants())
+    quants = service.post("/models/pull", {"model": "org/planned-GGUF", "plan": True}).json()["quants"]
+    assert (len(quants), {quant["ctx_size"] for quant in quants if quant["fits"]}) == (10, {32768})
+    assert [quant["recommended"] for quant in quants].index(True) == [quant["fits"] for quant in quants].index(True)
+    hub.add("org/vast-GGUF", {"vast-Q4_K_M.gguf": (vast := a_remote_model(type=0, layers=4000))})
+    lines = service.post("/models/pull", {"model": "org/vast-GGUF", "stream": True}).text.splitlines()
+    last = json.loads(lines[-1])
+    assert (last["state"], last["code"]) == ("failed", "model_does_not_fit")
+    assert last["problem"].startswith("org/vast-GGUF:Q4_K_M: it needs ")
+    assert hub.furthest_byte("org/vast-GGUF") < vast.size / 1000
+
+
 def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_path: Path):
     pulled = command(hub, tmp_path, "pull", "org/other-GGUF", "--json")
     assert (pulled.returncode, json.loads(pulled.stdout)["model"]) == (0, OTHER)
@@ -111,7 +126,6 @@ def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):
     ("words", "status", "text"),
     [
         (["pull", BROKEN], 1, "licence"),
-        (["pull", "not a name"], 2, "not a name of a Hugging Face repository"),
         (["rm", "org/nothing-GGUF", "--yes"], 1, "there is nothing of org/nothing-GGUF in "),
     ],
 )

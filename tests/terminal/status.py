@@ -81,6 +81,8 @@ def a_status(*servers: dict[str, Any], **values: Any) -> dict[str, Any]:
         "queue": [],
         "decisions": [],
         "requests": [],
+        "downloads": [],
+        "may_pull": True,
     } | values
 
 
@@ -89,11 +91,27 @@ def a_waiting(model: str = "llama-3.3-70b", **values: Any) -> dict[str, Any]:
     return {"model": model, "requests": 2, "waited_seconds": 41.0, "cause": "memory", "reason": reason} | values
 
 
+def a_download(model: str = "org/tiny-GGUF:Q4_K_M", **values: Any) -> dict[str, Any]:
+    return {
+        "model": model,
+        "state": "downloading",
+        "total_bytes": int(8.4 * GIB),
+        "done_bytes": int(4.8 * GIB),
+        "bytes_per_second": 92 << 20,
+        "seconds_left": 40.1,
+        "file": "tiny-Q4_K_M.gguf",
+        "problem": "",
+        "code": "",
+        "started_at": 1764640790.125,
+    } | values
+
+
 def a_model(name: str = "qwen3-14b", **values: Any) -> dict[str, Any]:
     """An entry of GET /plan."""
     return {
         "id": name,
         "aliases": [],
+        "source": "file",
         "quant": "Q4_K_M",
         "size_bytes": int(8.4 * GIB),
         "ctx_size": 32768,

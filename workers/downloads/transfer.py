@@ -128,7 +128,8 @@ class Transfer:
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
-            raise DownloadFailed(self._disk_problem(source, partial)) from error
+            problem = self._disk_problem(source, partial) or f"{partial.parent} takes no more: {error.strerror}"
+            raise DownloadFailed(problem) from error
         return None
 
     def _wait(self, error: httpx2.TransportError | HfHubHTTPError, tries: int) -> None:
@@ -169,9 +170,10 @@ class Transfer:
 
     def _check_space(self, target: FileIO, source: HubFile) -> None:
         if shutil.disk_usage(target.fileno()).free < self._reserve_bytes:
-            raise DownloadFailed(self._disk_problem(source, Path(target.name)))
+            raise DownloadFailed(self._disk_problem(source, Path(target.name)) or "the disk is almost full")
 
     def _disk_problem(self, source: HubFile, partial: Path) -> str:
+        """ "" if there is room by now, or if it is a quota that is exhausted."""
         missing = source.file.size_bytes - _size(partial)
         return disk_problem(
             missing, shutil.disk_usage(partial.parent).free, self._reserve_bytes, str(source.folder.cache)
