@@ -95,6 +95,7 @@ class Services:
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     event_streams: Admission  # taken by streams of /models/sse
+    download_waits: Admission  # taken by inference requests that wait for the download of their model
     viewers: Admission  # taken by streams of the status and of logs
     status_texts: SharedTexts
     rates: RateLimits

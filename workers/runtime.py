@@ -30,7 +30,7 @@ from workers.build_limits import build_limits, build_request_settings
 from workers.builders import build_engine, build_engine_reader, build_relay, build_spawn, gpus_at_start
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
+from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
 from workers.folders import state_folder, version
@@ -65,9 +65,9 @@ class Runtime:
     `wait_drained` and `close`."""
 
     def __init__(self, settings: Settings, refusals: RefusalLog) -> None:
-        """`refusals`: its owner flushes it.
+        """`refusals`: its owner flushes it. Starts no thread, and no process but to probe the engine.
 
-        Starts no thread and no process, except to probe the engine. Raises ConfigurationError and OSError."""
+        Raises ConfigurationError and OSError."""
         self._settings = settings
         self._refusals = refusals
         self.has_models = has_models(settings)
@@ -118,9 +118,7 @@ class Runtime:
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
             clients=self._clients,
-            admission=AdmissionLimit(server.threads - server.reserve_threads),
-            event_streams=event_stream_limit(server.threads - server.reserve_threads),
-            viewers=viewer_limit(server.threads - server.reserve_threads),
+            **admission_limits(server.threads - server.reserve_threads),
             status_texts=AudienceTexts(),
             rates=KeyRateLimits(),
             tokens=self._files.tokens,
@@ -237,8 +235,7 @@ class Runtime:
             self._files.records.end()
         else:
             log.error("llama-servers did not exit in time; killing them")
-            self._pool.kill()
-            self._files.records.kill_all()
+            self.kill()
         self._engine_reader.close()
         self._relay.close()
         self._gpus.close()
@@ -247,6 +244,6 @@ class Runtime:
         self._files.close()
 
     def kill(self) -> None:
-        """Kill every llama-server now; the process is about to exit."""
+        """Kill every llama-server now."""
         self._pool.kill()
         self._files.records.kill_all()

@@ -16,9 +16,8 @@ from app.routes.answer_head import answer_head, as_header
 from app.routes.error_response import PHRASES, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
-from app.routes.loading_rules import LOADS_NOTHING, loaded_address, may_load, model_for
-from app.routes.paths import STREAMING_ROUTES
-from app.routes.request_reading import RequestReading
+from app.routes.loading_rules import LOADS_NOTHING, loaded_address
+from app.routes.model_search import ModelSearch
 from app.routes.request_record import request_record
 from app.routes.virtual_names import first_slot
 from app.routes.visibility import alternatives, visible_error
@@ -56,15 +55,12 @@ def respond(
     return ()
 
 
-class Exchange(RequestReading):
+class Exchange(ModelSearch):
     """The state of one inference request; used by its own thread alone."""
 
     def __init__(self, request: IncomingRequest, route: str) -> None:
         super().__init__(request, route)
-        self.may_load = may_load(request, route)
-        self.takes_slot = request.method not in LOADS_NOTHING
         self.arrived_at = time.monotonic()
-        self.model: Model | None = None
         self.slot: SlotRequest | None = None
         self.device = ""
         self.waited_seconds = 0.0
@@ -78,24 +74,15 @@ class Exchange(RequestReading):
         if request.key is not None and request.method not in LOADS_NOTHING:
             take_request(services, request.key)
         self._read_request()
-        self.model = model_for(request, self.route, self.options.model, self.may_load, self._requirements)
-        self._check_model(self.model)
-        if services.engine is None:
-            raise NoEngine(services.engine_problem)
         self.client = request.watch_client()
         self.releases.append(self.client.close)
-        if not self.takes_slot:
-            self._send(loaded_address(request, self.route, self.model))
-        elif (
-            lease := first_slot(request, self.options.model, self._requirements, self.model, self._wait_for)
-        ) is not None:
-            self._send_on(lease)
+        if (model := self._here_or_downloaded(self.client)) is not None:
+            self._begin_with(model)
 
     def send_answer(self, start_response: Callable[..., Any]) -> None:
         """Send the head and the body to the client. Raises ConnectionResetError if the answer must be cut."""
-        assert self.model is not None
         status, headers = answer_head(
-            self.answer, self.model.name, self.device, self.waited_seconds, self.request.request_id
+            self.answer, self._answering_model, self.device, self.waited_seconds, self.request.request_id
         )
         write = start_response(f"{status} {PHRASES.get(status, 'Unknown')}", headers)
         self.has_begun = True
@@ -127,6 +114,16 @@ class Exchange(RequestReading):
 
     # --- before the answer ----------------------------------------------------------------------------
 
+    def _begin_with(self, model: Model) -> None:
+        request, self.model = self.request, model
+        self._check_model(model)
+        if self.services.engine is None:
+            raise NoEngine(self.services.engine_problem)
+        if not self.takes_slot:
+            self._send(loaded_address(request, self.route, model))
+        elif (lease := first_slot(request, self.options.model, self._requirements, model, self._wait_for)) is not None:
+            self._send_on(lease)
+
     def _wait_for(self, model: Model) -> Lease | None:
         assert self.client is not None
         if model is not self.model:  # a virtual name's next one
@@ -136,13 +133,11 @@ class Exchange(RequestReading):
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:
         """The slot; None if the model is loading and the stream should begin with progress."""
-        settings, options = self.request.settings, self.options
         slot = self._acquire(model, client)
         if self._release_slot not in self.releases:
             self.releases.append(self._release_slot)
-        shows_progress = options.streams and settings.loading_comments and self.route in STREAMING_ROUTES
         # A stream that has begun could not be answered by another model of a virtual name.
-        if not shows_progress or len(alternatives(self.request, options.model, self._requirements)) > 1:
+        if not self._shows_progress or len(alternatives(self.request, self.options.model, self._requirements)) > 1:
             return slot.wait()
         lease = loading_stream.wait_silently(slot, self._server)
         if lease is None and (server := self._server()) is not None:
@@ -217,10 +212,11 @@ class Exchange(RequestReading):
 
     def _finish_load(self, write: Callable[[bytes], object]) -> None:
         """Write progress until the request was sent to its server. From now on an error is an event."""
-        assert self.model is not None and self.slot is not None
-        name, setting = as_header(self.model.name), self.request.settings.loading_comments
         try:
-            self._send_on(loading_stream.write_progress(write, self.slot, name, self._server, self.route, setting))
+            if self.model is None:
+                self._finish_download(write)
+            if self.answer is None:
+                self._send_on(self._next_slot(write))
             assert self.answer is not None
             if not self.answer.is_stream:  # an error of the engine, mostly
                 pieces: list[bytes] = []
@@ -229,3 +225,13 @@ class Exchange(RequestReading):
         except ProxyError as error:
             self.failure = error
             write(self.request.error_form.event(visible_error(self.request, error)))
+
+    def _next_slot(self, write: Callable[[bytes], object]) -> Lease:
+        assert self.model is not None and self.slot is not None
+        name, setting = as_header(self.model.name), self.request.settings.loading_comments
+        return loading_stream.write_progress(write, self.slot, name, self._server, self.route, setting)
+
+    def _finish_download(self, write: Callable[[bytes], object]) -> None:
+        assert self.download is not None and self.client is not None
+        self.download.write_progress(self.client, write, self.route, self.request.settings.loading_comments)
+        self._begin_with(self._find_model(self.options.model))

@@ -47,7 +47,7 @@ def write_progress(
     last_text, lease = "", None
     while lease is None:
         text = _progress(model, server_of_model())
-        write(_progress_event(text, route, setting if text != last_text else True))
+        write(progress_event(text, route, setting if text != last_text else True))
         last_text, lease = text, slot.wait(COMMENT_SECONDS)
     return lease
 
@@ -61,7 +61,8 @@ def _progress(model: str, server: Server | None) -> str:
     return f"loading {model}" + ("" if share is None else f" {100 * share:.0f} %")
 
 
-def _progress_event(text: str, route: str, setting: bool | str) -> bytes:
+def progress_event(text: str, route: str, setting: bool | str) -> bytes:
+    """`text`: without anything that could end a line. `setting`: scheduling.loading_comments."""
     if setting != "reasoning_content" or route not in CHAT_ROUTES:
         return f": {text}\n\n".encode()
     delta = {"role": "assistant", "reasoning_content": f"{text}\n"}

@@ -12,11 +12,12 @@ from flask import request as flask_request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
-from app.errors import InvalidRequest, ModelNotFound, NoEngine
-from app.ports import BodyFile, RequestBody
+from app.errors import InvalidModelFile, InvalidRequest, ModelNotFound, NoEngine
+from app.ports import BodyFile, RequestBody, WatchedClient
 from app.request_body.content import MULTIPART
 from app.request_body.grace_period import grace_seconds
 from app.routes.download_orders import cancel_download
+from app.routes.download_wait import DownloadWait
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.requested_model import read_request
@@ -81,16 +82,28 @@ def _reload_if_requested() -> None:
 
 @bp.post("/models/load")
 def load() -> Response:
-    """Returns once the model's llama-server is starting, or has started."""
+    """Returns once the model's llama-server is starting, or has started. It waits for the download of its model, as an
+    inference request does."""
     s = services()
     if s.engine is None:
         raise NoEngine(s.engine_problem)
     request = current_request()
     with admitted(s):
-        model = servable_model(request, _ordered(request)[0])
+        name, _ = _ordered(request)
         with contextlib.closing(request.watch_client()) as client:
+            model = _servable_or_downloaded(request, name, client)
             s.pool.load(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
+
+
+def _servable_or_downloaded(request: IncomingRequest, name: str, client: WatchedClient) -> Model:
+    try:
+        return servable_model(request, name)
+    except (ModelNotFound, InvalidModelFile) as error:
+        download = DownloadWait(request, name, error)
+    with contextlib.closing(download):
+        download.until_complete(client)
+    return servable_model(request, name)
 
 
 @bp.post("/models/unload")

@@ -51,6 +51,10 @@ class OllamaExchange(Exchange):
             _note(option)
 
     @property
+    def _may_wait_for_download(self) -> bool:
+        return super()._may_wait_for_download and not self._is_unload
+
+    @property
     def _requirements(self) -> Requirements:
         """Ollama rejects tools and thinking where the model does not know them."""
         requirements = super()._requirements

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,11 @@ from app.entities.repository import RepositoryName
 from app.errors import ProxyError
 from app.services import RequestSettings
 from app.use_cases.downloads.repository_plan import QuantPlan, RepositoryPlan
-from tests.helpers.builders import Play, memory, replace
+from tests.helpers.builders import Play, an_engine, memory, replace
 from tests.helpers.connected_client import ConnectedClient
+from tests.helpers.scripted_engine import ScriptedEngine
 from workers.catalog.catalog import Catalog, ConfiguredModel
-from workers.clients.admission import AdmissionLimit, KeyRateLimits, event_stream_limit, viewer_limit
+from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.request_bodies.held_body import RequestBodies
 from workers.telemetry.activity import Activity
@@ -29,9 +30,10 @@ PLACES = 16
 
 
 class ScriptedDownloads:
-    """In place of workers.downloads. Each wait takes the next of `script`: changes of the download, or its error."""
+    """In place of workers.downloads. Each wait takes the next of `script`: changes of the download, its error, or what
+    a function returns. At the end of the script nothing changes any more."""
 
-    def __init__(self, *script: dict[str, Any] | ProxyError) -> None:
+    def __init__(self, *script: dict[str, Any] | ProxyError | Callable[[], dict[str, Any]]) -> None:
         self.all: tuple[Download, ...] = ()
         self.script = list(script)
         self.started: list[str] = []
@@ -47,7 +49,8 @@ class ScriptedDownloads:
         if self.problem:
             raise self.problem
         self.started.append(str(name))
-        if (found := self._of(name)) is None:
+        found = self._of(name)
+        if found is None or not found.is_running:
             found = Download(str(name), DownloadState.CHECKING, NOON)
             self.all = (*self.all, found)
         return found
@@ -55,9 +58,10 @@ class ScriptedDownloads:
     def wait(self, name: RepositoryName, seconds: float) -> Download | None:
         with self._lock:
             found = self._of(name)
-            if found is None or not found.is_running or not self.script:
+            if found is None or not found.is_running or not self.script or not seconds:
                 return found
             step = self.script.pop(0)
+            step = step() if callable(step) else step
             if isinstance(step, ProxyError):
                 self._put(found, {"state": DownloadState.FAILED, "problem": str(step), "code": step.code})
                 raise step
@@ -87,7 +91,7 @@ class ScriptedDownloads:
         return self.remains.pop(name.repo, 0)
 
     def _of(self, name: RepositoryName) -> Download | None:
-        return next((each for each in self.all if each.model.startswith(str(name))), None)
+        return next((each for each in reversed(self.all) if each.model.startswith(str(name))), None)
 
     def _put(self, old: Download, changes: dict[str, Any]) -> Download:
         new = replace(old, **changes)
@@ -100,7 +104,7 @@ def some_services(
 ) -> Any:
     """The parts that routes about models need; `folder` has the models."""
     play = Play()
-    unloaded: list[str] = []
+    engine = ScriptedEngine()
     return SimpleNamespace(
         settings=settings or RequestSettings(),
         store=SimpleNamespace(
@@ -108,21 +112,20 @@ def some_services(
         ),
         catalog=Catalog([folder], LaunchSettings(), entries=entries),
         downloads=downloads,
-        pool=SimpleNamespace(
-            unload=lambda model, *rest: unloaded.append(model.name), unloaded=unloaded, by_availability=list
-        ),
-        admission=AdmissionLimit(PLACES),
-        viewers=viewer_limit(PLACES),
-        event_streams=event_stream_limit(PLACES),
+        pool=engine,
+        relay=engine,
+        gauges=SimpleNamespace(first_byte=lambda *about: None, answered=lambda *about: None),
+        access_log=SimpleNamespace(note=lambda *about: None),
+        **admission_limits(PLACES),
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         status_texts=AudienceTexts(),
         bodies=RequestBodies(2**20, 2**24),
         rates=KeyRateLimits(),
         refusals=SimpleNamespace(note=lambda *refusal: None),
-        tokens=SimpleNamespace(used=lambda key: (0, None)),
+        tokens=SimpleNamespace(used=lambda key: (0, None), count=lambda key, tokens: None),
         activity=Activity(),
         engine_slots=SimpleNamespace(loads={}, view=lambda: None),
-        engine=None,
+        engine=an_engine(),
         engine_problem="",
         version="1",
         started_at=0.0,

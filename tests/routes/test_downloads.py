@@ -82,7 +82,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_orders, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(download_orders, "POLL_SECONDS", 0.001)
 
 
 def code(answer: Any) -> tuple[int, str]:
@@ -249,7 +249,7 @@ def test_a_stream_ends_with_its_client_and_at_a_shutdown(tmp_path: Path, cause: 
 
 
 def test_a_stream_gives_back_its_places(tmp_path: Path):
-    world = World(tmp_path, COMPLETE)
+    world = World(tmp_path, *[COMPLETE] * (2 * PLACES + 1))
     for _ in range(2 * PLACES):
         answer = world.pull(stream=True)
         answer.get_data()
@@ -355,7 +355,7 @@ def test_a_status_follows_its_downloads_at_once(tmp_path: Path):
     world = World(tmp_path, DOWNLOADING)
     world.pull()
     assert world.status()["downloads"][0]["state"] == "checking"
-    world.downloads.wait(download_orders.repository_name(GEMMA), 0)  # type: ignore[arg-type]
+    world.downloads.wait(download_orders.repository_name(GEMMA), 0.001)  # type: ignore[arg-type]
     assert world.status()["downloads"][0]["state"] == "downloading"
 
 

@@ -20,7 +20,7 @@ from app.routes.logs import EVENTS, show_logs, stream_engine_log, stream_service
 from app.services import EXTENSION, RequestSettings
 from tests.helpers.builders import Play, a_model
 from tests.helpers.connected_client import ConnectedClient
-from workers.clients.admission import AdmissionLimit, viewer_limit
+from workers.clients.admission import AdmissionLimit, admission_limits
 from workers.logs import history as history_module
 from workers.logs.history import LINE_OVERHEAD_BYTES, LogHistory
 
@@ -41,7 +41,7 @@ def services() -> Any:
         settings=RequestSettings(),
         store=SimpleNamespace(pool=Play().state),
         admission=AdmissionLimit(8),
-        viewers=viewer_limit(8),
+        viewers=admission_limits(8)["viewers"],
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         catalog=SimpleNamespace(
             members=lambda name: (),
@@ -150,7 +150,7 @@ def test_a_stream_ends_at_a_drain_a_disconnect_and_a_reload(services: Any, monke
 
 def test_viewers_are_limited_and_give_back_their_places(services: Any):
     responses = [answered(services, stream_service_log) for _ in range(2)]
-    with pytest.raises(Overloaded, match="streams of the status and of logs"):
+    with pytest.raises(Overloaded, match="streams of the status, of logs"):
         answered(services, stream_service_log)
     responses[0].close()
     answered(services, stream_service_log)

@@ -16,7 +16,7 @@ from app.routes.model_events import EventStream
 from app.services import RequestSettings
 from tests.helpers.builders import Play, a_model, replace
 from tests.helpers.connected_client import ConnectedClient
-from workers.clients.admission import AdmissionLimit, event_stream_limit
+from workers.clients.admission import admission_limits
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +28,7 @@ def a_request(places: int = 8, key: ApiKey | None = None) -> Any:
     services: Any = SimpleNamespace(
         settings=RequestSettings(),
         store=SimpleNamespace(pool=Play().state),
-        admission=AdmissionLimit(places),
-        event_streams=event_stream_limit(places),
+        **admission_limits(places),
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
     )
     request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")

@@ -20,7 +20,7 @@ from app.services import RequestSettings
 from app.use_cases.reporting.recent_requests import RequestRecord
 from tests.helpers.builders import Play, a_model, memory, replace
 from tests.helpers.connected_client import ConnectedClient
-from workers.clients.admission import AdmissionLimit, viewer_limit
+from workers.clients.admission import admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.telemetry.activity import Activity
 
@@ -37,8 +37,7 @@ def some_services(places: int = 16) -> Any:
         settings=RequestSettings(),
         store=SimpleNamespace(pool=pool, gpus=pool.gpus, decisions=(), pins=(), configuration=ConfigurationState(0.0)),
         catalog=SimpleNamespace(models=list),
-        admission=AdmissionLimit(places),
-        viewers=viewer_limit(places),
+        **admission_limits(places),
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         status_texts=AudienceTexts(),
         activity=Activity(),

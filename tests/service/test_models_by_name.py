@@ -126,7 +126,6 @@ def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):
     ("words", "status", "text"),
     [
         (["pull", BROKEN], 1, "licence"),
-        (["pull", "not a name"], 2, "not a name of a Hugging Face repository"),
         (["rm", "org/nothing-GGUF", "--yes"], 1, "there is nothing of org/nothing-GGUF in "),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import TypedDict
 
 from app.entities.key import ApiKey
 from app.errors import Overloaded
@@ -33,14 +34,25 @@ class AdmissionLimit:
             self._running -= 1
 
 
-def event_stream_limit(inference_places: int) -> AdmissionLimit:
-    """The limit on streams of /models/sse, each of which holds a thread for hours: a quarter of the places at most."""
-    return AdmissionLimit(min(MAX_EVENT_STREAMS, inference_places // 4), "streams of /models/sse")
+class Limits(TypedDict):
+    """By the names that app.services has for them."""
+
+    admission: AdmissionLimit
+    event_streams: AdmissionLimit
+    viewers: AdmissionLimit
+    download_waits: AdmissionLimit
 
 
-def viewer_limit(inference_places: int) -> AdmissionLimit:
-    """The limit on streams of the status and of logs together, in the same way."""
-    return AdmissionLimit(min(MAX_EVENT_STREAMS, inference_places // 4), "streams of the status and of logs")
+def admission_limits(places: int) -> Limits:
+    """The limits on what holds a thread. `places`: for inference; of these, streams and waits that may take hours get a
+    quarter each at most."""
+    streams = min(MAX_EVENT_STREAMS, places // 4)
+    return Limits(
+        admission=AdmissionLimit(places),
+        event_streams=AdmissionLimit(streams, "streams of /models/sse"),
+        viewers=AdmissionLimit(streams, "streams of the status, of logs and of downloads"),
+        download_waits=AdmissionLimit(max(1, places // 4), "requests that wait for a download"),
+    )
 
 
 class KeyRateLimits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from app.entities.download import Download, DownloadState
+from app.use_cases.reporting.phrases import duration_text, gib_text
 
 DOWNLOADING = "downloading"  # llama.cpp's router has one word for all states before the end
 
@@ -30,6 +31,16 @@ def download_report(download: Download) -> dict[str, object]:
 def download_list(downloads: Sequence[Download]) -> list[dict[str, object]]:
     """The newest first."""
     return [download_report(each) for each in reversed(downloads)]
+
+
+def progress_text(download: Download) -> str:
+    """ "downloading user/repo:Q4_K_M 57 % of 8.4 GiB, 40 s left"."""
+    doing = "checking" if download.state is DownloadState.VERIFYING else DOWNLOADING
+    if not download.total_bytes:
+        return f"{doing} {download.model}"
+    share = f"{100 * download.done_bytes / download.total_bytes:.0f} % of {gib_text(download.total_bytes)}"
+    left = download.seconds_left if download.state is DownloadState.DOWNLOADING else None
+    return f"{doing} {download.model} {share}" + ("" if left is None else f", {duration_text(left)} left")
 
 
 def router_status(download: Download) -> dict[str, object]:
