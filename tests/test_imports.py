@@ -55,7 +55,7 @@ USE_CASES = {
     "app/use_cases/placement": {"app/entities", "app/use_cases/estimate", "app/use_cases/model_shape"},
     "app/use_cases/scheduling": {"app/entities", "app/use_cases/placement"},
     "app/use_cases/diagnosis": {"app/entities", "app/use_cases/placement", "app/use_cases/reporting"},
-    "app/use_cases/engines": {"app/entities"},
+    "app/use_cases/engines": {"app/entities", "app/use_cases/reporting"},
     "app/use_cases/installation": set(),
     "app/use_cases/migration": {"app/entities", "app/use_cases/estimate"},
     "app/use_cases/reporting": {
@@ -121,7 +121,7 @@ WORKERS = {
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/server"},
-    "workers/engine_builds": {"workers/engine", "workers/server"},
+    "workers/engine_builds": {"workers/engine", "workers/gpu", "workers/server"},
     "workers/engine_metrics": set(),
     "workers/installation": set(),
     "workers/diagnosis": {"workers/catalog", "workers/engine", "workers/gpu"},

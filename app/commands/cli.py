@@ -17,6 +17,7 @@ from app.commands.doctor import doctor
 from app.commands.downloads.pull import pull_command
 from app.commands.downloads.remove import remove_command
 from app.commands.downloads.served_model import served_model_settings
+from app.commands.engine.group import engine_command
 from app.commands.estimate import estimate
 from app.commands.groups import GroupedCommands
 from app.commands.install_service import install_service
@@ -114,6 +115,7 @@ for command in (
     check_config,
     convert_config,
     doctor,
+    engine_command,
     estimate,
     install_service,
     launch,

@@ -12,7 +12,7 @@ SECTIONS = {
     "Inspect": ("ps", "top", "models", "show", "logs", "decisions"),
     "Control": ("load", "unload", "pin", "unpin", "rm"),
     "Plan": ("estimate", "plan"),
-    "Set up": ("convert-config", "completion"),
+    "Set up": ("engine", "convert-config", "completion"),
 }
 ALIASES = {"list": "models", "stop": "unload"}
 
