@@ -122,7 +122,7 @@ def test_the_libraries_are_found_at_run_time_and_the_toolkits_own_stub_is_used(t
     root = a_toolkit(tmp_path / "cuda", "12.9")
     a_program(root / "lib64/stubs/libcuda.so", "")
     options = toolkit_options(Toolkit(str(root), (12, 9), PACKAGED.codes), tmp_path)
-    assert options["CMAKE_BUILD_RPATH"] == str(root / "lib64")
+    assert options["CMAKE_INSTALL_RPATH"] == str(root / "lib64")
     assert options["CMAKE_CUDA_COMPILER"] == str(root / "bin/nvcc")
     assert "CUDA_cuda_driver_LIBRARY" not in options
 

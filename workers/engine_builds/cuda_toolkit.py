@@ -62,7 +62,8 @@ def toolkit_options(toolkit: Toolkit, cache: Path) -> dict[str, str]:
     options = {"CMAKE_CUDA_COMPILER": str(root / "bin" / "nvcc"), "CUDAToolkit_ROOT": str(root)}
     if folder := _folder_of("libcublas.so*", root):
         # CMake leaves it out: nvcc itself names the folder, so it passes for one that the loader searches.
-        options["CMAKE_BUILD_RPATH"] = str(folder)
+        # Exactly this folder: a build's own run path is padded, and an empty entry means the current directory.
+        options |= {"CMAKE_BUILD_WITH_INSTALL_RPATH": "ON", "CMAKE_INSTALL_RPATH": str(folder)}
     if not any((folder / "stubs/libcuda.so").is_file() for folder in _libraries(root)):
         stub = engines_folder(cache) / ".cuda-driver" / "libcuda.so"
         _write_driver_stub(root, stub)
