@@ -17,6 +17,7 @@ from app.ports import BodyFile, RequestBody, WatchedClient
 from app.request_body.content import MULTIPART
 from app.request_body.grace_period import grace_seconds
 from app.routes.download_orders import cancel_download
+from app.routes.download_rules import visible_downloads
 from app.routes.download_wait import DownloadWait
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
@@ -34,6 +35,7 @@ from app.routes.visibility import (
     visible_engine,
 )
 from app.services import Services, services
+from app.use_cases.reporting.downloads import with_downloads
 from app.use_cases.reporting.model_list import anthropic_entry, anthropic_list, as_virtual, model_entry, model_list
 from app.use_cases.reporting.report import model_placement, router_props
 
@@ -54,6 +56,8 @@ def list_models() -> Response:
     if request.has(ANTHROPIC):
         return jsonify(anthropic_list(models, store.pool, store.decisions, *others))
     listed = model_list(models, store.pool, store.decisions, visible_engine(request), *others)
+    if request.path == "/models":
+        listed["data"] = with_downloads(listed["data"], visible_downloads(request))
     return jsonify(listed | {"default_model": default_model(request) or None})
 
 

@@ -387,3 +387,15 @@ def test_a_body_of_a_pull_is_checked(tmp_path: Path):
     for body in ({}, {"model": ""}, {"model": 1}, {"model": "x" * 600}, {"model": GEMMA, "stream": 1}, ["x"]):
         assert code(world.send("POST", "/models/pull", body)) == (400, "invalid_request"), body
     assert world.send("GET", "/models/pull").status_code == 405
+
+
+def test_a_model_that_is_being_downloaded_is_listed_as_by_llama_cpps_router(tmp_path: Path):
+    world = World(tmp_path, keys=KEYS)
+    world.pull(key="admin")
+    world.downloads.all = (replace(world.downloads.all[0], **DOWNLOADING),)
+    listed = {each["id"]: each["status"] for each in world.send("GET", "/models", key="user").json["data"]}
+    sizes = {"done": GIB, "total": 8 * GIB}
+    assert listed[GEMMA] == {"value": "downloading", "progress": {GEMMA: sizes}}
+    assert listed["demo"]["value"] == "unloaded"
+    for key, path in (("user", "/v1/models"), ("narrow", "/models")):
+        assert GEMMA not in [each["id"] for each in world.send("GET", path, key=key).json["data"]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from app.entities.download import Download, DownloadState
 from app.entities.key import ApiKey
 from app.errors import Overloaded
 from app.routes import open_stream
@@ -28,6 +30,8 @@ def a_request(places: int = 8, key: ApiKey | None = None) -> Any:
     services: Any = SimpleNamespace(
         settings=RequestSettings(),
         store=SimpleNamespace(pool=Play().state),
+        downloads=SimpleNamespace(all=()),
+        catalog=SimpleNamespace(models=list),
         **admission_limits(places),
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
     )
@@ -93,3 +97,22 @@ def test_streams_are_limited_and_leave_inference_its_places():
         EventStream(request)
     streams[1].close()
     EventStream(request).close()
+
+
+def test_downloads_are_events_for_the_keys_that_may_use_their_models(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(open_stream, "SIGN_OF_LIFE_SECONDS", 0.0)
+    half = Download("u/b:Q8_0", DownloadState.DOWNLOADING, 1.0, total_bytes=8, done_bytes=4)
+    request, other = a_request(key=ApiKey("b", "", models=("u/b*",))), a_request(key=ApiKey("c", "", models=("c*",)))
+    (_, chunks), (_, others) = begun(request), begun(other)
+    next(chunks)
+    found = []
+    for state in (half, replace(half, state=DownloadState.COMPLETE), replace(half, state=DownloadState.CANCELED)):
+        request.services.downloads.all = other.services.downloads.all = (state,)
+        found += [json.loads(line.removeprefix("data: ")) for line in next(chunks).decode().split("\n\n")[:-1]]
+        assert next(others).startswith(b": ")
+    assert [(each["event"], each["data"]) for each in found] == [
+        ("model_status", {"status": "downloading"}),
+        ("download_progress", {"progress": {"u/b:Q8_0": {"done": 4, "total": 8}}}),
+        ("download_finished", {}),
+        ("download_failed", {"message": "the download was canceled", "code": ""}),
+    ]

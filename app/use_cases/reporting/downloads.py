@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from app.entities.download import Download, DownloadState
 from app.use_cases.reporting.phrases import duration_text, gib_text
@@ -50,8 +50,34 @@ def router_status(download: Download) -> dict[str, object]:
     return {"value": DOWNLOADING, "progress": {download.model: sizes} if download.total_bytes else {}}
 
 
-def running_by_model(downloads: Iterable[Download]) -> dict[str, Download]:
-    return {each.model: each for each in downloads if each.is_running}
+def with_downloads(
+    entries: Sequence[Mapping[str, object]], downloads: Iterable[Download]
+) -> list[Mapping[str, object]]:
+    """The entries of /models, and those of models that are being downloaded."""
+    running = {each.model: each for each in downloads if each.is_running}
+    known = {entry["id"] for entry in entries}
+    new = [_entry(each) for each in running.values() if each.model not in known]
+    return [_downloading(entry, running.get(str(entry["id"]))) for entry in entries] + new
+
+
+def _downloading(entry: Mapping[str, object], download: Download | None) -> Mapping[str, object]:
+    """One that is loaded stays so: a newer revision is being downloaded."""
+    status = entry["status"]
+    if download is None or not isinstance(status, dict) or status.get("value") != "unloaded":
+        return entry
+    return {**entry, "status": router_status(download)}
+
+
+def _entry(download: Download) -> Mapping[str, object]:
+    return {
+        "id": download.model,
+        "object": "model",
+        "created": int(download.started_at),
+        "owned_by": "llama-smart-proxy",
+        "aliases": [],
+        "status": router_status(download),
+        "size": download.total_bytes or 0,
+    }
 
 
 def download_events(before: Sequence[Download], after: Sequence[Download]) -> list[dict[str, object]]:

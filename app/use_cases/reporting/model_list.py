@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from typing import Any
 
 from app.entities.capabilities import Capabilities
 from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, EngineFacts
@@ -27,7 +28,7 @@ def model_list(
     engine: EngineFacts | None,
     with_aliases: bool = False,
     virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
     see command lines; `with_aliases`: they are listed as variants are; `virtual_names`: with what they stand for."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
