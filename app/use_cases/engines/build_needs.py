@@ -9,7 +9,7 @@ from app.use_cases.reporting.phrases import GIB, MIB, duration_text, gib_text
 
 # Measured with llama.cpp b11549 on x86-64: seconds of one core, whatever their number. CUDA: and for each architecture.
 _CPU_SECONDS = 432.0
-_CUDA_SECONDS_PER_ARCHITECTURE = 4800.0
+_CUDA_SECONDS_PER_ARCHITECTURE = 3200.0
 _VULKAN_SECONDS = 900.0
 _SOURCE_BYTES = 256 * MIB  # the package, and what is in it
 _BUILD_BYTES = {Backend.CPU: 256 * MIB, Backend.VULKAN: 768 * MIB, Backend.CUDA: 512 * MIB}
