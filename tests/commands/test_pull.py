@@ -102,7 +102,9 @@ def test_a_plan_is_a_table_with_the_next_command():
 )
 def test_ctrl_c_stops_what_it_began(before: list[dict[str, object]], orders: list[str], text: str):
     with pulling(a_download(), before=before, hangs=True) as to:
-        command = [sys.executable, "-P", "-m", "app.commands.cli", "pull", NAME, "--url", to.url]
+        # A job in the background of a script ignores SIGINT, and so does what it starts.
+        python = ["env", "--default-signal=INT", sys.executable, "-P"]
+        command = [*python, "-m", "app.commands.cli", "pull", NAME, "--url", to.url]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None and "57 %" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
