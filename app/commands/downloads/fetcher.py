@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from app.commands.downloads.service_fetcher import ServiceFetcher
 from app.commands.downloads.local_fetcher import LocalFetcher
 from app.commands.downloads.named_service import is_service_named, status_or_reason
+from app.commands.downloads.service_fetcher import ServiceFetcher
 from app.commands.options import exit_no
 from app.commands.service_client import KEY_VARIABLE
 
