@@ -57,7 +57,7 @@ def test_a_service_with_one_model_fetches_it_and_names_it_in_its_example(hub: Hu
 
 def test_the_service_fetches_for_pull_and_deletes_for_rm(hub: HubServer, service: Service, tmp_path: Path):
     pulled = command(hub, tmp_path, "pull", "org/other-GGUF", url=service.url)
-    assert (pulled.returncode, pulled.stdout.partition(":Q8_0 is here: ")[0]) == (0, "org/other-GGUF")
+    assert (pulled.returncode, pulled.stdout.partition(":Q8_0 is downloaded: ")[0]) == (0, "org/other-GGUF")
     assert service.chat(OTHER).status_code == 200
     asked = command(hub, tmp_path, "rm", OTHER, url=service.url)
     assert (asked.returncode, "add --yes" in asked.stderr) == (2, True)

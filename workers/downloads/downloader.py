@@ -17,11 +17,11 @@ from app.errors import DownloadFailed, Draining, NotSupported, Overloaded, Proxy
 from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
 from app.use_cases.downloads.repository_plan import RepositoryPlan
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
-from workers.downloads.following import present_bytes, transfer
 from workers.downloads.found_model import FoundModel
 from workers.downloads.removal import delete_from_cache, delete_partial_files
 from workers.downloads.task import Canceled, DownloadTask
 from workers.downloads.transfer_process import Job
+from workers.downloads.transfer_progress import present_bytes, transfer
 
 log = logging.getLogger(__name__)
 

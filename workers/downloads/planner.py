@@ -20,10 +20,10 @@ MAX_MODELS = 64
 
 
 def plan_repository(
-    hub: Hub, name: RepositoryName, machine: Machine, is_here: Callable[[FoundModel], bool]
+    hub: Hub, name: RepositoryName, machine: Machine, is_downloaded: Callable[[FoundModel], bool]
 ) -> RepositoryPlan:
-    """The plans of all models of a repository, or of the one that the name chooses. `is_here`: whether its files are in
-    the cache. Raises ModelNotFound, DownloadFailed and Overloaded."""
+    """The plans of all models of a repository, or of the one that the name chooses. `is_downloaded`: whether its
+    files are in the cache. Raises ModelNotFound, DownloadFailed and Overloaded."""
     repository = hub.repository(name.repo)
     try:
         chosen = choose_model(repository, name)
@@ -36,8 +36,8 @@ def plan_repository(
         try:
             decided = machine.plan(read_remote_model(hub, found))
         except InvalidModelFile as error:
-            return QuantPlan(model, problem=error.problem, is_here=is_here(found))
-        return QuantPlan(model, decided, is_here=is_here(found))
+            return QuantPlan(model, problem=error.problem, is_downloaded=is_downloaded(found))
+        return QuantPlan(model, decided, is_downloaded=is_downloaded(found))
 
     return RepositoryPlan(RepositoryName(repository.repo, name.choice), _plan_each(models, plan))
 
