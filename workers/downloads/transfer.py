@@ -134,8 +134,8 @@ class Transfer:
         return None
 
     def _wait(self, error: httpx2.TransportError | HfHubHTTPError, tries: int) -> None:
-        asked_for = retry_after_seconds(error.response) if isinstance(error, HfHubHTTPError) else None
-        seconds = pause_seconds(tries, asked_for, random.random())
+        retry_after = retry_after_seconds(error.response) if isinstance(error, HfHubHTTPError) else None
+        seconds = pause_seconds(tries, retry_after, random.random())
         self._say("waiting", f"{_reason(error)}; trying again in {seconds:.0f} s")
         time.sleep(seconds)
 
