@@ -64,14 +64,14 @@ def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
     return DownloadFailed(f"{repo} cannot be fetched: the server answered {status}; try again later")
 
 
-def retry_after_seconds(response: httpx2.Response) -> float | None:
-    """None where the server does not say it, or says a date."""
+def retry_after_header(response: httpx2.Response) -> float | None:
+    """In seconds; None where the server does not say it, or says a date."""
     text = response.headers.get("Retry-After", "")
     return float(text) if text.isdecimal() else None
 
 
 def _when(response: httpx2.Response) -> str:
-    seconds = retry_after_seconds(response)
+    seconds = retry_after_header(response)
     hint = "; try again later" if seconds is None else f"; try again in {seconds:.0f} s"
     return f"{hint}, or set HF_TOKEN, which has a higher limit"
 

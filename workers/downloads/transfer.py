@@ -29,7 +29,7 @@ from app.errors import DownloadFailed
 from app.use_cases.downloads.disk import disk_problem
 from app.use_cases.downloads.retries import MAX_TRIES, pause_seconds
 from workers.downloads.cache_layout import RepositoryFolder
-from workers.downloads.failures import retry_after_seconds
+from workers.downloads.failures import retry_after_header
 
 # Of one request. The hub refuses to send more than 50 GB at once (huggingface_hub 2.4.0, MAX_HTTP_DOWNLOAD_SIZE), and
 # the address to which it redirects is valid for an hour.
@@ -134,7 +134,7 @@ class Transfer:
         return None
 
     def _wait(self, error: httpx2.TransportError | HfHubHTTPError, tries: int) -> None:
-        retry_after = retry_after_seconds(error.response) if isinstance(error, HfHubHTTPError) else None
+        retry_after = retry_after_header(error.response) if isinstance(error, HfHubHTTPError) else None
         seconds = pause_seconds(tries, retry_after, random.random())
         self._say("waiting", f"{_reason(error)}; trying again in {seconds:.0f} s")
         time.sleep(seconds)
