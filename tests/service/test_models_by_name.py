@@ -81,6 +81,10 @@ def test_a_request_fetches_its_model_and_is_answered(hub: HubServer, service: Se
     answer = service.chat("org/asked-GGUF")
     assert (answer.status_code, answer.json()["model"]) == (200, "org/asked-GGUF:Q4_K_M")
     assert service.chat("org/other-GGUF").status_code == 404  # not one of those that requests may fetch
+    metrics = service.get("/metrics").text
+    received = re.search(r"^llama_smart_proxy_download_bytes_total (\S+)", metrics, re.MULTILINE)
+    assert received is not None and 0 < float(received[1]) <= hub.bytes_served()
+    assert re.search(r'^llama_smart_proxy_downloads_total{outcome="complete"} [1-9]', metrics, re.MULTILINE)
 
 
 def test_a_stream_shows_its_download_and_then_the_answer(hub: HubServer, service: Service):
