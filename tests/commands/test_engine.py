@@ -134,7 +134,9 @@ def test_no_compiler_is_one_line(tmp_path, cache, monkeypatch):
 def test_a_signal_ends_the_compilers_and_the_same_command_continues(tmp_path, cache, number):
     compiler = tmp_path / "compiler"
     (tmp_path / "bin" / "cmake").write_text(SLOW_CMAKE.replace("COMPILER", str(compiler)))
-    command = [sys.executable, "-m", "app.commands.cli", "engine", "install", "--cpu", "--sdist", a_source(tmp_path)]
+    # A job in the background of a script ignores SIGINT, and so does what it starts.
+    python = ["env", "--default-signal=INT", sys.executable]
+    command = [*python, "-m", "app.commands.cli", "engine", "install", "--cpu", "--sdist", a_source(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_for(lambda: compiler.exists() and compiler.read_text(), 20.0)
