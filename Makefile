@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -36,7 +36,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page
+test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -88,6 +88,10 @@ test-docs: install
 test-terminal: install
 	@if command -v tmux >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_terminal_downloads.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
+
+# `engine install --cpu` with a compiler and pip's index: five to ten minutes on two cores.
+test-engine: install
+	$(BIN)/python -m pytest tests/extra/test_engine_install.py
 
 # The documents as a site, in build/site. A link that leads nowhere is an error.
 docs: build/site-tools/installed

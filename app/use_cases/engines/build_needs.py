@@ -8,7 +8,7 @@ from app.entities.engines import Backend
 from app.use_cases.reporting.phrases import GIB, MIB, duration_text, gib_text
 
 # Measured with llama.cpp b11549 on x86-64: seconds of one core, whatever their number. CUDA: and for each architecture.
-_CPU_SECONDS = 432.0
+_CPU_SECONDS = 750.0
 _CUDA_SECONDS_PER_ARCHITECTURE = 3200.0
 _VULKAN_SECONDS = 900.0
 _SOURCE_BYTES = 256 * MIB  # the package, and what is in it
