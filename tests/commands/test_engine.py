@@ -22,6 +22,7 @@ from tests.helpers.service import wait_for
 from workers.engine.installed_engines import installed_engines
 from workers.engine_builds import install as install_module
 from workers.engine_builds import machine
+from workers.engine_builds.cuda_toolkit import packaged_folder
 from workers.engine_builds.machine import BuildMachine
 from workers.engine_builds.registry import build_lock, builds_folder, publish_engine
 from workers.engine_builds.vulkan import check_vulkan
@@ -201,3 +202,18 @@ def test_nvidia_s_packages_for_another_architecture_are_one_line_before_anything
     result = engine("install")
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "are for x86_64 and aarch64, and this is riscv64: install the system's CUDA toolkit" in result.stderr
+
+
+def test_the_toolkit_is_removed_with_the_last_engine_for_cuda(tmp_path, cache):
+    for file in ("bin/llama-server", "build.log"):
+        (tmp_path / "build" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "build" / file).touch(0o755)
+    for name, backend in {"cuda-1": Backend.CUDA, "cuda-2": Backend.CUDA, "cpu-1": Backend.CPU}.items():
+        installed = InstalledEngine(name, "1", backend, (), InstructionSet.AVX2, "x.tar.gz", 0, "")
+        publish_engine(cache, installed, tmp_path / "build")
+    packaged_folder(cache).mkdir()
+    left = []
+    for name in ("cpu-1", "cuda-1", "cuda-2"):
+        assert engine("remove", name, "--yes").exit_code == 0
+        left.append(packaged_folder(cache).exists())
+    assert left == [True, True, False]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from app.entities.engines import InstalledEngine
+from app.entities.engines import Backend, InstalledEngine
 from workers.engine.installed_engines import (
     DESCRIPTION,
     IN_USE,
@@ -74,14 +74,22 @@ def choose_engine(cache: Path, name: str) -> None:
 
 
 def remove_engine(cache: Path, name: str) -> None:
-    """Delete an installed engine, and that it was chosen."""
+    """Delete an installed engine, and that it was chosen; with the last one for CUDA, NVIDIA's packages."""
     if chosen_engine(cache) == name:
         choose_engine(cache, "")
     folder = engines_folder(cache) / name
     old = folder.with_name(f".{name}.old")
     _delete(old)
+    is_cuda = _is_for_cuda(find_installed(cache, name))
     folder.rename(old)
     _delete(old)
+    if is_cuda and not any(map(_is_for_cuda, installed_engines(cache))):
+        with contextlib.suppress(CannotContinue), build_lock(cache):  # a build that runs may use it
+            _delete(*engines_folder(cache).glob(".cuda-*"))
+
+
+def _is_for_cuda(engine: InstalledEngine | None) -> bool:
+    return engine is not None and engine.backend is Backend.CUDA
 
 
 def find_installed(cache: Path, name: str) -> InstalledEngine | None:

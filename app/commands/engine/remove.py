@@ -19,6 +19,8 @@ from app.terminal.text import printable, size_cell
 def remove_engine_command(name: str, is_sure: bool, as_json: bool) -> None:
     """Delete the installed engine NAME. Servers that run it go on until they end.
 
+    With the last engine for CUDA, the toolkit that was installed from NVIDIA's packages is deleted, too.
+
     \b
     --json prints {"removed": "cuda-11549"}
     """
