@@ -66,7 +66,7 @@ def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
 
 def _when(headers: httpx2.Headers) -> str:
     seconds = headers.get("Retry-After", "")
-    hint = f"; try again in {seconds} s" if seconds.isdecimal() else "; try again later"
+    hint = f"; try again in {seconds} s" if seconds.isdecimal() and len(seconds) < 8 else "; try again later"
     return f"{hint}, or set HF_TOKEN, which has a higher limit"
 
 
