@@ -19,7 +19,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from app.entities.repository import Repository, RepositoryFile
 from app.errors import DownloadFailed
-from workers.downloads.failures import failure_of
+from workers.downloads.failures import failure_of, retry_after_header
 
 MAX_ANSWER_BYTES = 16 << 20  # a description of a repository with 10,000 files has 5 MB
 MAX_FILES = 20_000
@@ -71,7 +71,7 @@ class Hub:
                 if pause is None or response.status_code not in TEMPORARY:
                     hf_raise_for_status(response)
                     return response
-                pause = min(MAX_PAUSE_SECONDS, max(pause, _retry_after(response)))
+                pause = min(MAX_PAUSE_SECONDS, max(pause, retry_after_header(response) or 0.0))
             except httpx2.TransportError as error:
                 if pause is None or isinstance(error, httpx2.TimeoutException):
                     raise failure_of(error, repo) from error
@@ -103,11 +103,6 @@ def bounded_pieces(response: httpx2.Response, count: int, deadline: float, repo:
                 return
     except httpx2.TransportError as error:
         raise failure_of(error, repo) from error
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    seconds = response.headers.get("Retry-After", "")
-    return float(seconds) if seconds.isdecimal() else 0.0
 
 
 def _repository(repo: str, said: Mapping[str, Any]) -> Repository:
