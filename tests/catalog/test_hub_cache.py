@@ -185,9 +185,8 @@ def test_the_same_files_are_found_as_by_huggingface_hub(tmp_path: Path):
 
 @pytest.mark.timeout(20)
 def test_a_pipe_in_the_place_of_a_reference_is_not_waited_for(tmp_path: Path):
-    cached(tmp_path, "F-Q4_0.gguf")
+    cached(tmp_path, "u/Foo", "F-Q4_0.gguf", main=None)
     ref = tmp_path / "models--u--Foo" / "refs" / "main"
     ref.parent.mkdir(exist_ok=True)
-    ref.unlink(missing_ok=True)
     os.mkfifo(ref)
     assert names(tmp_path) == ["u/Foo:Q4_0"]
