@@ -104,7 +104,9 @@ def test_a_description_unlike_hugging_faces_is_refused(
     assert "does not describe it as Hugging Face does" in str(failure(hub))
 
 
-@pytest.mark.parametrize("path", ["../a.gguf", "/etc/passwd", "a/../../b.gguf", "a\\b.gguf", "a\nb.gguf", "", 7, "a" * 2000])
+@pytest.mark.parametrize(
+    "path", ["../a.gguf", "/etc/passwd", "a/../../b.gguf", "a\\b.gguf", "a\nb.gguf", "", 7, "a" * 2000]
+)
 def test_a_path_that_could_lead_out_of_a_folder_is_left_out(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, path: object
 ):
