@@ -67,7 +67,7 @@ def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
 def retry_after_header(response: httpx2.Response) -> float | None:
     """In seconds; None where the server does not say it, or says a date."""
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else None
+    return float(text) if text.isdecimal() and len(text) < 8 else None
 
 
 def _when(response: httpx2.Response) -> str:

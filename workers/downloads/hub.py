@@ -28,6 +28,8 @@ ANSWER_SECONDS = 30.0  # for a whole description
 PAUSES = (0.5, 2.0)  # before another try, after which a person would be kept waiting
 MAX_PAUSE_SECONDS = 5.0  # of those that a server asks for
 TEMPORARY = frozenset({429, 500, 502, 503, 504})
+MAX_FILE_BYTES = 1 << 50
+MAX_PATH_LENGTH = 1024  # Linux has no longer file names than 255 bytes
 COMMIT_LENGTH, SHA256_LENGTH = 40, 64  # hexadecimal digits
 
 
@@ -122,9 +124,11 @@ def _is_hash(given: object, length: int) -> bool:
 
 
 def _file(said: Mapping[str, Any]) -> RepositoryFile | None:
-    """None for a path that could lead out of a folder."""
+    """None for a path that could lead out of a folder, or is none."""
     path, size, sha256 = said["rfilename"], said.get("size"), (said.get("lfs") or {}).get("sha256")
-    if not isinstance(path, str) or not path.isprintable() or set(path.split("/")) & {"", ".", ".."} or "\\" in path:
+    if not isinstance(path, str) or len(path) > MAX_PATH_LENGTH or not path.isprintable():
         return None
-    size_bytes = size if type(size) is int and size >= 0 else 0
+    if set(path.split("/")) & {"", ".", ".."} or "\\" in path:
+        return None
+    size_bytes = size if type(size) is int and 0 <= size <= MAX_FILE_BYTES else 0
     return RepositoryFile(path, size_bytes, str(sha256) if _is_hash(sha256, SHA256_LENGTH) else "")

@@ -24,8 +24,8 @@ def remove_command(model: str, is_sure: bool, url: str, as_json: bool) -> None:
 
     Files that other models use too stay. A loaded model is unloaded, once its running requests are finished. Only the
     cache is changed: a model in a folder of yours is for you to delete. What an unfinished download of MODEL left is
-    deleted, too. The service does it, if one answers, which
-    requires an admin's key; else this command does, in the cache of the user who runs it.
+    deleted, too. The service does it, if one answers, which requires an admin's key; else this command does, in the
+    cache of the user who runs it.
 
     \b
     --json prints {"deleted": "...", "freed_bytes": 0}
