@@ -39,6 +39,14 @@ def parse_name(text: str) -> RepositoryName:
     return RepositoryName(f"{owner}/{repo}", _checked_choice(file or choice, text))
 
 
+def usual_spelling(text: str) -> str:
+    """user/repo, user/repo:QUANT or user/repo:file.gguf, of any spelling of that; "" if it is none."""
+    try:
+        return str(parse_name(text))
+    except InvalidName:
+        return ""
+
+
 def _without_host(text: str) -> str:
     """The path of an address, and of a name that begins with a host. Raises InvalidName for another host."""
     scheme, separator, rest = text.partition("://")
