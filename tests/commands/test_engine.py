@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from app.commands.cli import main
+from app.entities.engines import Backend, InstalledEngine, InstructionSet
 from tests.helpers.fake_llama_server import install_fake
 from tests.helpers.processes import runs
 from tests.helpers.service import wait_for
 from workers.engine.installed_engines import installed_engines
+from workers.engine_builds import install as install_module
 from workers.engine_builds import machine
+from workers.engine_builds.machine import BuildMachine
+from workers.engine_builds.registry import build_lock, builds_folder, publish_engine
+from workers.engine_builds.vulkan import check_vulkan
 
 pytestmark = pytest.mark.integration
 
@@ -126,7 +134,9 @@ def test_no_compiler_is_one_line(tmp_path, cache, monkeypatch):
 def test_a_signal_ends_the_compilers_and_the_same_command_continues(tmp_path, cache, number):
     compiler = tmp_path / "compiler"
     (tmp_path / "bin" / "cmake").write_text(SLOW_CMAKE.replace("COMPILER", str(compiler)))
-    command = [sys.executable, "-m", "app.commands.cli", "engine", "install", "--cpu", "--sdist", a_source(tmp_path)]
+    # A job in the background of a script ignores SIGINT, and so does what it starts.
+    python = ["env", "--default-signal=INT", sys.executable]
+    command = [*python, "-m", "app.commands.cli", "engine", "install", "--cpu", "--sdist", a_source(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             wait_for(lambda: compiler.exists() and compiler.read_text(), 20.0)
@@ -144,3 +154,50 @@ def test_a_version_beside_a_source_package_is_wrong_use(tmp_path, cache):
     result = engine("install", "--version", "11549", "--sdist", str(a_source(tmp_path)))
     assert (result.exit_code, "--version or --sdist, not both" in result.stderr) == (2, True)
     assert not cache.exists()
+
+
+def test_a_disk_that_is_too_small_is_one_line_before_anything_is_fetched(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(install_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100 << 20))
+    result = engine("install", "--cpu")
+    last = result.stderr.splitlines()[-1]
+    assert result.exit_code == 1
+    assert re.match(r"not enough disk space in \S+: 100 MiB of \d+ MiB are free\. Next: free some, or set XDG", last), (
+        last
+    )
+    assert [each.name for each in builds_folder(cache).iterdir()] == ["lock"]
+
+
+def test_of_two_installs_the_second_ends_at_once(tmp_path, cache):
+    with build_lock(cache):
+        result = install(tmp_path)
+    assert (result.exit_code, result.stderr) == (1, "another `engine install` is running: wait for it\n")
+    assert install(tmp_path).exit_code == 0
+
+
+@pytest.mark.parametrize("version", ["11549", "b11549", "2026.10.11549"])
+def test_an_engine_that_is_installed_is_neither_fetched_nor_built_again(tmp_path, cache, version, monkeypatch):
+    published = InstalledEngine("cpu-11549", "11549", Backend.CPU, (), InstructionSet.AVX2, "x.tar.gz", 0, "")
+    for file in ("bin/llama-server", "build.log"):
+        (tmp_path / "build" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "build" / file).touch(0o755)
+    publish_engine(cache, published, tmp_path / "build")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no compiler, no cmake
+    result = engine("install", "--cpu", "--version", version, "--json")
+    assert (result.exit_code, json.loads(result.stdout)["instruction_set"]) == (0, "avx2"), result.output
+
+
+def test_vulkan_without_its_headers_is_one_line_before_anything_is_fetched(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(install_module, "check_vulkan", partial(check_vulkan, {}, ()))
+    result = engine("install", "--vulkan")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "a build for Vulkan needs glslc and the Vulkan headers" in result.stderr
+
+
+def test_nvidia_s_packages_for_another_architecture_are_one_line_before_anything_is_fetched(cache, monkeypatch):
+    nvidia = BuildMachine(((8, 9),), True, (13, 0), (InstructionSet.NATIVE,), 2, 8 << 30)
+    monkeypatch.setattr(machine, "this_build_machine", lambda: nvidia)
+    monkeypatch.setattr(install_module, "find_toolkits", list)
+    monkeypatch.setattr(install_module.platform, "machine", lambda: "riscv64")
+    result = engine("install")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "are for x86_64 and aarch64, and this is riscv64: install the system's CUDA toolkit" in result.stderr

@@ -26,7 +26,7 @@ def test_a_model_is_fetched_by_the_service_and_its_progress_is_printed_in_lines(
     first = a_download("checking"), a_download(), a_download(), waits
     with pulling(*first, a_download("verifying"), a_download("complete")) as to:
         result = pull(to)
-    assert (result.exit_code, result.stdout) == (0, f"{NAME} is here: 8.4 GiB\n")
+    assert (result.exit_code, result.stdout) == (0, f"{NAME} is downloaded: 8.4 GiB\n")
     assert result.stderr.splitlines() == [
         f"{NAME}: checking its files",
         f"{NAME}: 57 %, 4.8 of 8.4 GiB, 92 MiB/s, 40 s left",  # once: nothing has changed
