@@ -27,7 +27,9 @@ def parse_name(text: str) -> RepositoryName:
     hf.co/user/repo, and addresses of its pages. Raises InvalidName."""
     if len(text) > MAX_NAME_LENGTH or not text.isprintable():
         raise InvalidName(f"not a name of a model: {_EXAMPLE}")
-    path, _, choice = _without_host(text.strip().removesuffix(LATEST)).partition(":")
+    path, colon, choice = _without_host(text.strip().removesuffix(LATEST)).partition(":")
+    if colon and not choice:
+        raise InvalidName(f"{text!r} ends before its quantization: {_EXAMPLE}")
     owner, repo, *folders = path.split("/") if path.count("/") else (path, "")
     if not (_OWNER.fullmatch(owner) and _OWNER.fullmatch(repo)) or repo.endswith(".git"):
         raise InvalidName(f"{text!r} is not a name of a Hugging Face repository: {_EXAMPLE}")
