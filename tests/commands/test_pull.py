@@ -41,6 +41,20 @@ def test_a_program_gets_the_download():
         assert json.loads(pull(to, "--json").stdout) == a_download("complete")
 
 
+def test_a_program_gets_a_failed_download_and_a_person_its_reason():
+    """`serve --model` reads the one and leaves the other on the terminal."""
+    end = a_download("failed", problem="the repository is gated: accept its licence")
+    with pulling(a_download(), end) as to:
+        result = pull(to, "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (1, end)
+    assert "the repository is gated" in result.stderr
+
+
+def test_a_name_that_is_none_is_said_before_anything_is_fetched():
+    result = CliRunner().invoke(main, ["pull", "llama3.2:3b", "--local"])
+    assert (result.exit_code, result.stderr.startswith("'llama3.2:3b' is not a name")) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("end", "text"),
     [
@@ -78,9 +92,10 @@ def test_a_named_service_that_does_not_let_this_key_is_the_end():
 def test_without_a_named_service_one_that_does_not_let_this_key_is_replaced_by_the_command():
     with pulling(a_download(), may_pull=False) as to:
         env = {"LLAMA_SMART_PROXY_SERVER__PORT": to.url.rpartition(":")[2]}
-        result = CliRunner().invoke(main, ["pull", "not a name"], env=env)
-    assert result.stderr.startswith(f"the service at {to.url} fetches models only for an admin: fetching into ")
-    assert (result.exit_code, to.orders) == (2, [])
+        env |= {"LLAMA_SMART_PROXY_CATALOG__HUGGING_FACE__CACHE": "off"}
+        result = CliRunner().invoke(main, ["pull", NAME], env=env)
+    assert "hugging_face.cache is off" in result.stderr
+    assert (result.exit_code, to.orders) == (1, [])
 
 
 def test_a_plan_is_a_table_with_the_next_command():

@@ -1,8 +1,8 @@
 """Listing: the mapping from names to models, from configured and discovered models.
 
 Precedence: configured names, then the listed names of discovered models, then their other names; on equal rank the
-first model keeps the name. A name that nobody has is looked for in any case and Unicode normal form, then among the
-globs.
+first model keeps the name. A name that nobody has is looked for in any case and Unicode normal form, then as the name
+of a repository in another spelling (hf.co/user/repo), then among the globs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from app.entities.model import LATEST, Model
 from app.entities.model_name import folded, glob_pattern, is_glob, literal_length, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
+from app.use_cases.downloads.names import usual_spelling
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp
@@ -52,9 +53,14 @@ class Listing:
         """The models that have the name, the one that it means first."""
         names = tuple(dict.fromkeys((name, name.removesuffix(LATEST)))) if len(name) <= MAX_NAME_LENGTH else ()
         for each in names:
-            yield from filter(None, (self.by_name.get(each), self._by_folded_name.get(folded(each))))
+            yield from self._called(each)
+        if names and (usual := usual_spelling(name)) not in ("", name):
+            yield from self._called(usual)
         folded_names = [folded(each) for each in names]
         yield from (model for _, glob, model in self._globs if any(map(glob.fullmatch, folded_names)))
+
+    def _called(self, name: str) -> Iterator[Model]:
+        return filter(None, (self.by_name.get(name), self._by_folded_name.get(folded(name))))
 
     def add_configured(self, configured: Sequence[Configured]) -> None:
         taken = {entry.name for entry, _, _ in configured}

@@ -46,11 +46,14 @@ class LocalFetcher:
             exit_no(str(error))
 
     def pull(self, name: str) -> Iterator[Mapping[str, Any]]:
+        configured = self._settings.models.get(name)
+        wanted = parsed_name(configured.repo if configured and configured.repo else name)
+        return self._states(wanted)
+
+    def _states(self, wanted: RepositoryName) -> Iterator[Mapping[str, Any]]:
         from app.errors import ProxyError
         from app.use_cases.reporting.downloads import download_report
 
-        configured = self._settings.models.get(name)
-        wanted = parsed_name(configured.repo if configured and configured.repo else name)
         download = self._downloads.start(wanted)
         yield download_report(download)
         while download.is_running:

@@ -49,12 +49,12 @@ def pull_command(name: str, is_plan: bool, is_local: bool, url: str, as_json: bo
         return
     began_at = time.monotonic()
     download = _fetch(by, name)
+    is_here = download["state"] == "complete"
     if as_json:
         print_json(download)
-    else:
-        text = printable_lines(end_text(download, time.monotonic() - began_at))
-        click.echo(text, err=download["state"] != "complete")
-    if download["state"] != "complete":
+    if not (as_json and is_here):  # the reason of a failure is for a person, too
+        click.echo(printable_lines(end_text(download, time.monotonic() - began_at)), err=not is_here)
+    if not is_here:
         sys.exit(ANSWER_IS_NO)
 
 
@@ -68,12 +68,13 @@ def _show_plan(plan: Mapping[str, Any], as_json: bool) -> None:
 
 def _fetch(by: Fetcher, name: str) -> Mapping[str, Any]:
     """The download once it has ended. Ctrl-C ends the command."""
+    states = by.pull(name)  # first: a name that is none ends the command
     if by.note:
         click.echo(printable(by.note), err=True)
     download: Mapping[str, Any] = {}
     with ProgressDisplay() as display:
         try:
-            for download in by.pull(name):
+            for download in states:
                 display.show(download)
             return download
         except KeyboardInterrupt:

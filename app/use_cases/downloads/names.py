@@ -27,7 +27,9 @@ def parse_name(text: str) -> RepositoryName:
     hf.co/user/repo, and addresses of its pages. Raises InvalidName."""
     if len(text) > MAX_NAME_LENGTH or not text.isprintable():
         raise InvalidName(f"not a name of a model: {_EXAMPLE}")
-    path, _, choice = _without_host(text.strip().removesuffix(LATEST)).partition(":")
+    path, colon, choice = _without_host(text.strip().removesuffix(LATEST)).partition(":")
+    if colon and not choice:
+        raise InvalidName(f"{text!r} ends before its quantization: {_EXAMPLE}")
     owner, repo, *folders = path.split("/") if path.count("/") else (path, "")
     if not (_OWNER.fullmatch(owner) and _OWNER.fullmatch(repo)) or repo.endswith(".git"):
         raise InvalidName(f"{text!r} is not a name of a Hugging Face repository: {_EXAMPLE}")
@@ -37,6 +39,14 @@ def parse_name(text: str) -> RepositoryName:
     if file and choice:
         raise InvalidName(f"{text!r} names a file and a quantization: {_EXAMPLE}")
     return RepositoryName(f"{owner}/{repo}", _checked_choice(file or choice, text))
+
+
+def usual_spelling(text: str) -> str:
+    """user/repo, user/repo:QUANT or user/repo:file.gguf, of any spelling of that; "" if it is none."""
+    try:
+        return str(parse_name(text))
+    except InvalidName:
+        return ""
 
 
 def _without_host(text: str) -> str:
