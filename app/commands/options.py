@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_IS_NO = 1  # exit status; 0 is success
 WRONG_USE = 2  # exit status
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
 _COUNT, _TYPE = click.IntRange(0, MAX_INT), click.Choice(list(CACHE_TYPES))

@@ -18,7 +18,7 @@ from app.use_cases.engines.cuda import CudaTarget, NoToolkit, cuda_target
 from app.use_cases.engines.instruction_sets import instruction_options
 from app.use_cases.reporting.phrases import gib_text
 from workers.engine.installed_engines import engines_folder
-from workers.engine_builds.build import BuildEnvironment, build
+from workers.engine_builds.build import LOG, BuildEnvironment, build
 from workers.engine_builds.build_tools import build_tools
 from workers.engine_builds.cuda_toolkit import PACKAGED_BYTES, find_toolkits, install_packaged, toolkit_options
 from workers.engine_builds.machine import BuildMachine
@@ -145,6 +145,7 @@ def _installed(wanted: _Build, cache: Path, machine: BuildMachine, reporter: Rep
     """Build with the widest instruction set that works."""
     folder = builds_folder(cache) / wanted.engine.name
     compiling = partial(reporter.progress, "compiling")
+    reporter.say(f"what the compilers say: {folder / LOG}")
 
     def build_for(chosen: InstructionSet) -> Path:
         options = wanted.options | instruction_options(chosen)

@@ -12,12 +12,10 @@ import click
 from app.commands.console import json_option, print_json, print_table
 from app.commands.downloads.fetcher import Fetcher, fetcher
 from app.commands.downloads.progress import ProgressDisplay
-from app.commands.options import ANSWER_IS_NO
+from app.commands.options import ANSWER_IS_NO, INTERRUPTED
 from app.commands.service_client import url_option
 from app.terminal.downloads import EXPENDABLE, end_text, next_step, quant_table, stopped_text
 from app.terminal.text import printable, printable_lines
-
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 @click.command("pull")

@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from app.commands.options import exit_wrong_use, logger_disabled, read_settings
-
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+from app.commands.options import INTERRUPTED, exit_wrong_use, logger_disabled, read_settings
 
 
 def served_model_settings(model: str) -> dict[str, str]:

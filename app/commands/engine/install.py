@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 
 from app.commands.console import json_option, print_json
 from app.commands.engine.engine_names import engine_json
-from app.commands.options import exit_no
+from app.commands.options import INTERRUPTED, exit_no
 from app.terminal.text import printable_lines, size_cell
 from app.use_cases.engines.source_packages import PINNED_VERSION
 
@@ -45,15 +46,28 @@ def install_command(backend: str | None, version: str, sdist: Path | None, as_js
     wanted = Backend(backend or ("cuda" if machine.has_cards else "cpu"))
     display = _Progress()
     try:
+        _let_every_stop_interrupt()
         request = BuildRequest(wanted, version, sdist)
         engine = install_engine(request, cache_folder(), machine, Reporter(display.say, display.show))
     except (CannotContinue, OSError) as error:
+        display.end_line()
         exit_no(printable_lines(str(error)))
+    except KeyboardInterrupt:
+        display.say("stopped: the same command goes on where it ended")
+        sys.exit(INTERRUPTED)
+    display.end_line()
     if as_json:
         print_json(engine_json(engine, chosen_engine(cache_folder())))
     else:
         click.echo(f"{engine.name} is installed ({size_cell(engine.size_bytes)}): {engine.binary}")
         click.echo("a service that runs uses it after a restart")
+
+
+def _let_every_stop_interrupt() -> None:
+    """A closed terminal and `kill` end the compilers, too, as Ctrl-C does: they run in a session of their own."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, signal.default_int_handler)
 
 
 class _Progress:
@@ -64,7 +78,12 @@ class _Progress:
         self._next_at = 0.0  # monotonic seconds
 
     def say(self, line: str) -> None:
-        click.echo(("\r\x1b[K" if self._is_terminal else "") + line, err=True)
+        self.end_line()
+        click.echo(line, err=True)
+
+    def end_line(self) -> None:
+        """The progress makes way for what comes next."""
+        click.echo("\r\x1b[K" if self._is_terminal else "", err=True, nl=False)
 
     def show(self, what: str, done: int, total: int) -> None:
         if not self._is_terminal and time.monotonic() < self._next_at:

@@ -12,15 +12,13 @@ from typing import Any
 import click
 
 from app.commands.console import dim, json_option, print_json
-from app.commands.options import exit_no, exit_wrong_use
+from app.commands.options import INTERRUPTED, exit_no, exit_wrong_use
 from app.commands.service.chat import AnswerPrinter, Chat, Message, typed_message
 from app.commands.service.conversation import converse
 from app.commands.service.model_names import find_entry, model_argument
 from app.commands.service_client import NoServiceAnswer, exit_without_answer, url_option
 from app.terminal.chat import AnswerFailed, answer_json, summary
 from app.terminal.text import printable
-
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
 @click.command("run")
