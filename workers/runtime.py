@@ -84,7 +84,7 @@ class Runtime:
         self._access_log = AccessLog(self._files.logs.access_lines)
         self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        self._gauges = build_gauges(self._store, engine, self._files.tokens, self._bodies)
+        self._gauges = build_gauges(self._store, engine, self._files.tokens, self._bodies, self._downloads)
         self._relay = build_relay(settings, self._store, self._has_ended)
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()

@@ -72,7 +72,7 @@ def end_text(download: Mapping[str, Any], seconds: float) -> str:
     match download["state"]:
         case "complete":
             took = f", after {duration_cell(seconds)}" if seconds >= 1 else ""
-            return f"{name} is here: {size_cell(download['total_bytes'])}{took}"
+            return f"{name} is downloaded: {size_cell(download['total_bytes'])}{took}"
         case "canceled":
             return f"{name}: canceled at {done_text(download)}; {_KEPT}"
         case _:
@@ -108,7 +108,7 @@ def _row(quant: Mapping[str, Any]) -> TableRow:
 
 
 def _marks(quant: Mapping[str, Any]) -> str:
-    return (" (is here)" if quant["is_here"] else "") + ("   <- recommended" if quant["recommended"] else "")
+    return (" (downloaded)" if quant["downloaded"] else "") + ("   <- recommended" if quant["recommended"] else "")
 
 
 def _style(quant: Mapping[str, Any]) -> str:
@@ -122,5 +122,5 @@ def next_step(quants: Sequence[Mapping[str, Any]]) -> str:
     best = next((quant for quant in quants if quant["recommended"]), None)
     if best is None:
         return "None of them fits this machine with 32k of context."
-    verb, what = ("run", "chat with it") if best["is_here"] else ("pull", "pull it")
+    verb, what = ("run", "chat with it") if best["downloaded"] else ("pull", "pull it")
     return f"{what}:  llama-smart-proxy {verb} {shlex.quote(printable(best['name']))}"

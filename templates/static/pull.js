@@ -32,7 +32,7 @@ async function ask(model, action) {
 }
 
 async function plan(model, isCurrent) {
-  say(`Reading the heads of ${model} …`);
+  say(`Reading the headers of ${model} …`);
   const response = await call("models/pull", { body: { model, plan: true } });
   const answer = await response.json();
   if (isCurrent()) showPlan(answer);
@@ -42,7 +42,8 @@ async function pull(model, isCurrent) {
   say(`Ordering ${model} …`);
   const response = await call("models/pull", { body: { model } });
   const download = await response.json();
-  if (isCurrent()) say(download.state === "complete" ? `${download.model} is here.` : `Downloading ${download.model}.`);
+  const text = download.state === "complete" ? `${download.model} is downloaded.` : `Downloading ${download.model}.`;
+  if (isCurrent()) say(text);
   refresh();
 }
 
@@ -63,13 +64,13 @@ export function planText(quants) {
 }
 
 export function quantView(quant) {
-  const marks = [quant.recommended ? "recommended" : "", quant.is_here ? "is here" : ""];
+  const marks = [quant.recommended ? "recommended" : "", quant.downloaded ? "downloaded" : ""];
   return {
     ...{ key: quant.name, name: quant.name, quant: quant.quant || quant.name, mark: marks.filter(Boolean).join(", ") },
     ...{ size: size(quant.size_bytes), needed: size(quant.needed_bytes), context: tokens(quant.ctx_size || null) },
     now: quant.problem || quant.text,
     now_class: quant.problem ? "bad" : OUTCOME_STYLES[quant.outcome] ?? "",
-    action: quant.is_here || quant.problem || quant.outcome === "refuse" ? "" : "pull",
+    action: quant.downloaded || quant.problem || quant.outcome === "refuse" ? "" : "pull",
     is_recommended: quant.recommended,
   };
 }

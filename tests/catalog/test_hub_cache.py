@@ -181,3 +181,12 @@ def test_the_same_files_are_found_as_by_huggingface_hub(tmp_path: Path):
         if "main" in revision.refs
     }
     assert {model.path for model in catalog(tmp_path).models()} == expected
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_a_reference_is_not_waited_for(tmp_path: Path):
+    cached(tmp_path, "u/Foo", "F-Q4_0.gguf", main=None)
+    ref = tmp_path / "models--u--Foo" / "refs" / "main"
+    ref.parent.mkdir(exist_ok=True)
+    os.mkfifo(ref)
+    assert names(tmp_path) == ["u/Foo:Q4_0"]

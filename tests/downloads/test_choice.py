@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,14 @@ def test_the_best_projector_and_the_nearest_draft_head_of_each_method_come_along
         *("mtp-Foo-Q2_K.gguf", "mtp-Foo-Q5_0.gguf", "eagle3-Foo-F16.gguf", "elsewhere/dflash-Foo.gguf"),
     )
     assert paths(model) == ["Foo-Q4_K_M.gguf", "mmproj-F16.gguf", "eagle3-Foo-F16.gguf", "mtp-Foo-Q5_0.gguf"]
+
+
+def test_thousands_of_models_and_draft_heads_take_no_time():
+    """A server says how many there are; the service answers nobody meanwhile."""
+    listed = [f"{kind}{number}-Q4_K_M.gguf" for kind in ("foo", "mtp-foo") for number in range(3000)]
+    began = time.thread_time()
+    assert len(models_of(a_repository(*listed))) == 3000
+    assert time.thread_time() - began < 10
 
 
 def test_an_unknown_choice_says_what_there_is_the_nearest_first():

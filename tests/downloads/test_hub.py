@@ -104,12 +104,21 @@ def test_a_description_unlike_hugging_faces_is_refused(
     assert "does not describe it as Hugging Face does" in str(failure(hub))
 
 
-@pytest.mark.parametrize("path", ["../a.gguf", "/etc/passwd", "a/../../b.gguf", "a\\b.gguf", "a\nb.gguf", "", 7])
+@pytest.mark.parametrize(
+    "path", ["../a.gguf", "/etc/passwd", "a/../../b.gguf", "a\\b.gguf", "a\nb.gguf", "", 7, "a" * 2000]
+)
 def test_a_path_that_could_lead_out_of_a_folder_is_left_out(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, path: object
 ):
     described(hub, monkeypatch, siblings=[{"rfilename": path, "size": 1}, {"rfilename": "ok.gguf", "size": -1}])
     assert Hub(hub.endpoint).repository(REPO).files == (RepositoryFile("ok.gguf", 0),)
+
+
+@pytest.mark.parametrize("size", [10**400, 1 << 60, True, 1.5, "1"])
+def test_a_size_that_no_file_has_is_unknown(hub: HubServer, monkeypatch: pytest.MonkeyPatch, size: object):
+    """Reports calculate with it."""
+    described(hub, monkeypatch, siblings=[{"rfilename": "a.gguf", "size": size}])
+    assert Hub(hub.endpoint).repository(REPO).files == (RepositoryFile("a.gguf", 0),)
 
 
 def test_an_answer_that_is_no_json_is_refused(hub: HubServer, monkeypatch: pytest.MonkeyPatch):

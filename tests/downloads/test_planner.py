@@ -34,7 +34,7 @@ def planned(hub: HubServer, machine: SimulatedMachine, choice: str = "", here: s
     """The rows of the plan by quantization."""
     plan = plan_repository(
         *(Hub(hub.endpoint), RepositoryName(REPO, choice), machine.machine),
-        is_here=lambda found: found.model.quantization == here,
+        is_downloaded=lambda found: found.model.quantization == here,
     )
     quants: Any = repository_plan_report(plan, str)["quants"]
     return {quant["quant"]: quant for quant in quants}
@@ -54,7 +54,7 @@ def test_of_ten_quants_the_largest_that_fits_with_32k_is_recommended(hub: HubSer
     assert best["text"] == "fits GPU 0"
     assert best["size_bytes"] + 4.5 * GIB < best["needed_bytes"] < best["size_bytes"] + 6 * GIB
     assert found["F16"]["text"].startswith("never: needs ")
-    assert [name for name, row in found.items() if row["is_here"]] == ["Q4_0"]
+    assert [name for name, row in found.items() if row["downloaded"]] == ["Q4_0"]
     assert not any(row["problem"] for row in found.values())
 
 
@@ -69,7 +69,7 @@ def test_what_would_be_evicted_is_told_by_names_that_the_reader_may_see(hub: Hub
     hub.add(REPO, {"Foo-Q8_0.gguf": a_remote_model(8)})
     machine = SimulatedMachine(tmp_path, {"GPU-a": 16.0})
     machine.load("secret")
-    plan = plan_repository(Hub(hub.endpoint), RepositoryName(REPO), machine.machine, is_here=lambda found: False)
+    plan = plan_repository(Hub(hub.endpoint), RepositoryName(REPO), machine.machine, is_downloaded=lambda found: False)
     quants: Any = repository_plan_report(plan, lambda name: "another model")["quants"]
     assert (quants[0]["outcome"], quants[0]["evict"]) == ("evict", ["another model"])
     assert quants[0]["text"] == "fits GPU 0, would evict another model"

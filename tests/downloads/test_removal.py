@@ -56,6 +56,27 @@ def test_a_projector_that_another_model_uses_stays(tmp_path: Path):
     assert remove(tmp_path, "u/Foo:Q8_0") == 2 * GGUF_BYTES and not projector.exists()
 
 
+def test_a_file_to_which_a_link_leads_out_of_the_cache_stays(tmp_path: Path):
+    cache, precious = tmp_path / "cache", a_gguf(tmp_path / "precious.gguf")
+    blob = fetched(cache, "F-Q4_0.gguf", "1")
+    link = blob.parents[1] / "snapshots" / NEW / "F-Q8_0.gguf"
+    link.symlink_to(precious)
+    assert remove(cache, "u/Foo:Q8_0") == 0
+    assert names(cache) == ["u/Foo:Q4_0"]
+    blob.unlink()
+    blob.symlink_to(precious)
+    remove(cache, "u/Foo:Q4_0")
+    assert (names(cache), precious.exists()) == ([], True)
+
+
+@pytest.mark.parametrize("repo", ["a/b/c", "ü/x", "a/..b"])
+def test_a_folder_that_no_download_made_is_not_deleted(tmp_path: Path, repo: str):
+    blob = fetched(tmp_path, "F-Q4_0.gguf", "1", repo=repo)
+    with pytest.raises(NotSupported, match="delete its files yourself"):
+        remove(tmp_path, f"{repo}:Q4_0")
+    assert blob.exists()
+
+
 def test_with_its_last_model_a_repository_leaves_nothing(tmp_path: Path):
     fetched(tmp_path, "F-Q4_0-00001-of-00002.gguf", "1")
     fetched(tmp_path, "F-Q4_0-00002-of-00002.gguf", "2")

@@ -1,8 +1,6 @@
-"""Which source package of those that an index offers is taken."""
+"""Which source package is taken of those that an index offers."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 
@@ -15,43 +13,54 @@ from app.use_cases.engines.source_packages import (
     is_source_package,
 )
 
-
-def package(version: str, sha256: str = "ab") -> SourcePackage:
-    return SourcePackage(f"xllamacpp-{version}.tar.gz", f"https://index/{version}", sha256)
+VERSIONS = ("0.2.9", "2026.9.11400", "2026.10.11549", "2026.10.11559", "2026.11.11900")
 
 
-OFFERED = [package("0.1.3"), package("2026.8.11200"), package(PINNED_VERSION), package("2026.11.11600")]
+def offered(*versions: str, sha256: str = "a1", is_yanked: bool = False) -> list[SourcePackage]:
+    return [SourcePackage(f"xllamacpp-{each}.tar.gz", "", sha256, is_yanked=is_yanked) for each in versions]
 
 
-@pytest.mark.parametrize("wanted", ["2026.8.11200", "11200", "b11200"])
-def test_a_version_is_xllamacpps_or_the_build_number(wanted):
-    assert chosen_package(OFFERED, wanted) == OFFERED[1]
+@pytest.mark.parametrize("wanted", ["2026.10.11559", "11559", "b11559"])
+def test_a_version_is_named_as_xllamacpp_or_as_llama_cpp_names_it(wanted: str):
+    assert chosen_package(offered(*VERSIONS), wanted).version == "2026.10.11559"
 
 
-def test_the_pinned_package_has_the_checksum_that_is_known_here_whatever_the_index_says():
-    assert chosen_package(OFFERED).sha256 == PINNED_SHA256
-    assert chosen_package([package(PINNED_VERSION, "")]).sha256 == PINNED_SHA256
+@pytest.mark.parametrize("wanted", ["9", "1549", "b9", "10.11549", "2026", ""])
+def test_a_part_of_a_version_is_not_that_version(wanted: str):
+    with pytest.raises(NoSourcePackage):
+        chosen_package(offered(*VERSIONS), wanted)
 
 
-def test_a_package_without_any_checksum_is_not_taken():
-    with pytest.raises(NoSourcePackage, match=r"no SHA-256 of xllamacpp-2026\.8\.11200\.tar\.gz.*--sdist FILE"):
-        chosen_package([package("2026.8.11200", "")], "11200")
+@pytest.mark.parametrize("wanted", ["11560", "b11560", "2026.10.11560"])
+def test_for_a_version_that_there_is_not_the_nearest_are_named(wanted: str):
+    with pytest.raises(NoSourcePackage, match=r"the nearest are 2026\.10\.11559, 2026\.10\.11549, 2026\.9\.11400$"):
+        chosen_package(offered(*VERSIONS), wanted)
 
 
-def test_an_unknown_version_is_answered_with_the_newest():
-    with pytest.raises(NoSourcePackage, match=r"xllamacpp 9999; its newest are 2026\.11\.11600, 2026\.10\.11549, "):
-        chosen_package(OFFERED, "9999")
+def test_for_a_word_the_newest_are_named_and_no_withdrawn_one():
+    withdrawn = offered("2027.1.12000", is_yanked=True)
+    with pytest.raises(NoSourcePackage, match=r"of xllamacpp latest; the nearest are 2026\.11\.11900, "):
+        chosen_package(offered(*VERSIONS) + withdrawn, "latest")
 
 
-def test_a_withdrawn_package_is_taken_only_if_there_is_no_other():
-    withdrawn = replace(package("2026.8.11200"), is_yanked=True)
-    assert chosen_package([withdrawn, package("2025.8.11200")], "11200").version == "2025.8.11200"
-    assert chosen_package([withdrawn], "11200") == withdrawn
+def test_the_pinned_version_has_its_own_checksum_whatever_the_index_says():
+    assert chosen_package(offered(PINNED_VERSION, sha256="0" * 64)).sha256 == PINNED_SHA256
+
+
+def test_another_version_without_a_checksum_is_refused():
+    with pytest.raises(NoSourcePackage, match="use --sdist FILE"):
+        chosen_package(offered("2026.11.11900", sha256=""), "11900")
+
+
+def test_a_withdrawn_package_is_taken_only_where_there_is_no_other():
+    both = offered("2026.10.11559", is_yanked=True) + offered("2026.11.11559", sha256="b2")
+    assert chosen_package(both, "11559").sha256 == "b2"
+    assert chosen_package(both[:1], "11559").is_yanked
 
 
 @pytest.mark.parametrize(
-    "name", ["xllamacpp-../../x.tar.gz", "xllamacpp-.tar.gz", "other-1.tar.gz", "xllamacpp-1-cp311.whl", "x/../y"]
+    "name",
+    ["xllamacpp-../../x.tar.gz", "xllamacpp-1/2.tar.gz", "xllamacpp-.tar.gz", "xllamacpp-1.zip", "other-1.0.tar.gz"],
 )
-def test_what_is_no_source_package_by_its_name_is_left_out(name):
+def test_what_is_no_source_package_s_name_is_never_a_file_name(name: str):
     assert not is_source_package(name)
-    assert is_source_package("xllamacpp-2026.10.11549.tar.gz")

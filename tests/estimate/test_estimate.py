@@ -10,9 +10,10 @@ import pytest
 
 from app.entities.gguf import GgufHeader
 from app.entities.launch import ModelOptions, Task
-from app.entities.memory import Confidence
+from app.entities.memory import Confidence, Estimate
+from app.use_cases.engines.source_packages import PINNED_VERSION
 from app.use_cases.estimate.companions import Companions
-from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.estimate.estimate import FITTED_BUILD, estimate_memory, for_version
 from app.use_cases.estimate.kv_cache import checkpoint_bytes
 from app.use_cases.estimate.projector import projector
 from app.use_cases.estimate.tensor_split import layer_ranges
@@ -54,6 +55,28 @@ def test_estimates_called_exact_are_exact():
     assert len(exact) > 400
     for row in exact:
         assert abs(errors(row)[0]["total"]) <= 0.0005, row
+
+
+@pytest.mark.parametrize("version", ["11549 (1a2b3c4)", "xllamacpp 2026.10.11549"])
+def test_what_is_exact_is_so_for_the_build_that_was_measured(version: str):
+    assert for_version(an_exact_estimate(), version) == an_exact_estimate()
+
+
+@pytest.mark.parametrize("version", ["11550 (1a2b3c4)", "xllamacpp 2026.10.11434", "115490 (a)", "unknown"])
+def test_for_another_build_what_is_exact_is_modelled(version: str):
+    expected = replace(an_exact_estimate(), confidence=Confidence.MODELLED)
+    assert for_version(an_exact_estimate(), version) == expected
+    low = replace(expected, confidence=Confidence.LOW)
+    assert for_version(low, version) == low
+
+
+def test_the_engine_that_is_built_by_default_is_the_one_that_was_measured():
+    assert PINNED_VERSION.endswith(f".{FITTED_BUILD}")
+
+
+def an_exact_estimate() -> Estimate:
+    estimates = (estimate_memory(shape_of(row.shape, row.quant), row.options) for row in rows())
+    return next(estimate for estimate in estimates if estimate.confidence is Confidence.EXACT)
 
 
 def test_companions_and_parts_in_ram_are_estimated_as_accurately():

@@ -50,7 +50,7 @@ def test_a_stopped_pull_goes_on_where_it_was_and_leaves_no_bar(hub: HubServer, t
         assert "stopped at" in pull.screen and "####" not in pull.screen
     hub.release()
     with command(hub, tmp_path, f"pull {NAME}", number=2) as pull:
-        pull.shows(f"{NAME} is here")
+        pull.shows(f"{NAME} is downloaded")
         assert pull.ends() == 0
     assert hub.bytes_served("org/tiny-GGUF") < 1.3 * size  # the header twice, the rest once
 

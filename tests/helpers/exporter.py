@@ -18,6 +18,7 @@ from app.use_cases.scheduling.effects import Effect
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.builders import GIB, Play, a_model, an_engine
 from workers.build_gauges import build_gauges
+from workers.downloads.counts import DownloadCounts
 from workers.engine_metrics.series import EngineSeries
 from workers.telemetry.store import StateStore
 
@@ -49,7 +50,9 @@ class _Exporter(Play):
         engine = SimpleNamespace(facts=an_engine(), problem="")
         tokens = SimpleNamespace(all=lambda: {"alice": 30})
         bodies = SimpleNamespace(budget=SimpleNamespace(taken_bytes=0))
-        self.gauges = build_gauges(self.store, cast(Any, engine), cast(Any, tokens), cast(Any, bodies))
+        downloads = SimpleNamespace(all=(), counts=DownloadCounts())
+        others = (engine, tokens, bodies, downloads)
+        self.gauges = build_gauges(self.store, *(cast(Any, each) for each in others))
         self.engines = EngineSeries(lambda: self.state.servers)
         self.gauges.add(self.engines)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    allow_reuse_port = True  # with the socket that keeps the port while the hub is offline
 
     def __init__(self, hub: HubServer, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", port), handler)

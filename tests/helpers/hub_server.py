@@ -39,6 +39,14 @@ class Served:
     stop: int
 
 
+def _reserved_port() -> socket.socket:
+    """A socket that keeps a port from other programs: it does not listen, so connections to it are refused."""
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
 class HubServer:
     """Start it with `with`. Attributes may be set while it runs: everything is read anew for each request."""
 
@@ -52,7 +60,8 @@ class HubServer:
         self._held: tuple[str, int] | None = None
         self._changed = threading.Condition()  # guards all of the above while requests run
         self._servers: list[ThreadingHTTPServer] = []
-        self._ports = [0, 0]
+        self._reserved = [_reserved_port(), _reserved_port()]
+        self._ports = [each.getsockname()[1] for each in self._reserved]
         self._connections: set[socket.socket] = set()
 
     def __enter__(self) -> Self:
@@ -62,6 +71,8 @@ class HubServer:
     def __exit__(self, *_: object) -> None:
         self.release()
         self.go_offline()
+        for each in self._reserved:
+            each.close()
 
     @property
     def endpoint(self) -> str:
@@ -123,7 +134,6 @@ class HubServer:
 
     def come_back(self) -> None:
         self._servers = [Server(self, self._ports[0], HubHandler), Server(self, self._ports[1], StorageHandler)]
-        self._ports = [server.server_port for server in self._servers]
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.02,), name="hub", daemon=True).start()
 

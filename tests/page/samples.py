@@ -20,7 +20,7 @@ def a_quant(quant: str, **values: Any) -> dict[str, Any]:
         "outcome": "place",
         "text": "fits GPU 1",
         "recommended": False,
-        "is_here": False,
+        "downloaded": False,
         "problem": "",
     } | values
 
@@ -145,7 +145,7 @@ PLAN: dict[str, Any] = {
 }
 QUANTS = [
     a_quant("Q4_K_M", recommended=True),
-    a_quant("Q6_K", outcome="evict", text="would evict phi-4", is_here=True),
+    a_quant("Q6_K", outcome="evict", text="would evict phi-4", downloaded=True),
     a_quant("F16", outcome="refuse", text="never: needs 40 GiB"),
     a_quant("", name="org/a:odd.gguf", outcome=None, text="", needed_bytes=None, problem="its header cannot be read"),
 ]

@@ -103,7 +103,7 @@ def test_a_quant_that_can_be_had_has_a_button_and_one_is_recommended(scripted: l
     ]
     assert shown == [
         ("Q4_K_M", "recommended", "fits GPU 1", "ok", "pull"),
-        ("Q6_K", "is here", "would evict phi-4", "warn", ""),
+        ("Q6_K", "downloaded", "would evict phi-4", "warn", ""),
         ("F16", "", "never: needs 40 GiB", "bad", ""),
         ("org/a:odd.gguf", "", "its header cannot be read", "bad", ""),
     ]

@@ -14,7 +14,7 @@ import pytest
 
 from tests.downloads.remote_models import a_remote_model, ten_quants
 from tests.helpers.hub_server import HubServer
-from tests.helpers.service import Service, serving
+from tests.helpers.service import Service, serving, wait_for
 from workers.catalog.demo_model import write_demo_model
 
 TINY, OTHER, BROKEN = "org/tiny-GGUF:Q4_K_M", "org/other-GGUF:Q8_0", "org/gated-GGUF"
@@ -33,9 +33,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
 @pytest.fixture(scope="module")
 def service(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     plain = {"HF_ENDPOINT": hub.endpoint, "LLAMA_SMART_PROXY_GPU__ENABLED": "false"}
+    plain |= {"LLAMA_SMART_PROXY_CATALOG__HUGGING_FACE": '{"download": "allow", "allow": ["org/asked-*"]}'}
+    plain |= {"LLAMA_SMART_PROXY_SCHEDULING__MAX_WAIT_SECONDS": "5"}
     with serving(tmp_path_factory.mktemp("by-name"), "--model", "hf.co/org/tiny-GGUF", plain=plain) as service:
         assert service.url
         yield service
+
+
+def a_model_of(hub: HubServer, padding: int) -> bytes:
+    """The demo model as another file: equal files are one model."""
+    model = hub.repos["org/tiny-GGUF"].files["tiny-Q4_K_M.gguf"]
+    return bytes(model.read(0, model.size)) + bytes(128 * padding)
 
 
 def command(hub: HubServer, folder: Path, *words: str, url: str = "") -> subprocess.CompletedProcess[str]:
@@ -57,7 +65,7 @@ def test_a_service_with_one_model_fetches_it_and_names_it_in_its_example(hub: Hu
 
 def test_the_service_fetches_for_pull_and_deletes_for_rm(hub: HubServer, service: Service, tmp_path: Path):
     pulled = command(hub, tmp_path, "pull", "org/other-GGUF", url=service.url)
-    assert (pulled.returncode, pulled.stdout.partition(":Q8_0 is here: ")[0]) == (0, "org/other-GGUF")
+    assert (pulled.returncode, pulled.stdout.partition(":Q8_0 is downloaded: ")[0]) == (0, "org/other-GGUF")
     assert service.chat(OTHER).status_code == 200
     asked = command(hub, tmp_path, "rm", OTHER, url=service.url)
     assert (asked.returncode, "add --yes" in asked.stderr) == (2, True)
@@ -66,6 +74,39 @@ def test_the_service_fetches_for_pull_and_deletes_for_rm(hub: HubServer, service
     assert service.chat(OTHER).status_code == 404
     assert "/resolve/" not in service.output  # addresses of downloads may hold signatures
     assert not list(tmp_path.iterdir())  # all was in the service's cache
+
+
+def test_a_request_fetches_its_model_and_is_answered(hub: HubServer, service: Service):
+    hub.add("org/asked-GGUF", {"asked-Q4_K_M.gguf": a_model_of(hub, padding=1)})
+    answer = service.chat("org/asked-GGUF")
+    assert (answer.status_code, answer.json()["model"]) == (200, "org/asked-GGUF:Q4_K_M")
+    assert service.chat("org/other-GGUF").status_code == 404  # not one of those that requests may fetch
+    metrics = service.get("/metrics").text
+    received = re.search(r"^llama_smart_proxy_download_bytes_total (\S+)", metrics, re.MULTILINE)
+    assert received is not None and 0 < float(received[1]) <= hub.bytes_served()
+    assert re.search(r'^llama_smart_proxy_downloads_total{outcome="complete"} [1-9]', metrics, re.MULTILINE)
+
+
+def test_a_stream_shows_its_download_and_then_the_answer(hub: HubServer, service: Service):
+    hub.add("org/asked-streaming", {"asked-Q4_K_M.gguf": (model := a_model_of(hub, padding=2))})
+    hub.hold("asked-Q4_K_M.gguf", after=len(model) // 2)
+    with service.chat("org/asked-streaming", stream=True) as answer:
+        lines = answer.iter_lines(decode_unicode=True)
+        first = next(lines)
+        hub.release()
+        rest = [line for line in lines if line]
+    assert first.startswith(": downloading org/asked-streaming:Q4_K_M ")
+    assert rest[-1] == "data: [DONE]"
+
+
+def test_a_request_that_has_waited_long_enough_says_how_far_the_download_is(hub: HubServer, service: Service):
+    hub.add("org/asked-slowly", {"asked-Q4_K_M.gguf": (model := a_model_of(hub, padding=3))})
+    hub.hold("asked-Q4_K_M.gguf", after=len(model) // 2)
+    answer = service.chat("org/asked-slowly")
+    hub.release()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_downloading")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert wait_for(lambda: service.chat("org/asked-slowly").status_code == 200, 20)
 
 
 def test_the_service_plans_a_repository_and_refuses_what_never_fits_before_its_weights(

@@ -41,7 +41,7 @@ def a_quant(quant: str, **values: Any) -> dict[str, Any]:
         "evict": [],
         "fits": True,
         "recommended": False,
-        "is_here": False,
+        "downloaded": False,
         "problem": "",
     } | values
 
@@ -72,8 +72,8 @@ def test_what_is_not_known_is_left_out_and_a_wait_says_why():
 
 
 def test_the_end_says_what_became_of_it():
-    assert end_text(a_download("complete"), 93.2) == f"{NAME} is here: 8.4 GiB, after 93 s"
-    assert end_text(a_download("complete"), 0.1) == f"{NAME} is here: 8.4 GiB"
+    assert end_text(a_download("complete"), 93.2) == f"{NAME} is downloaded: 8.4 GiB, after 93 s"
+    assert end_text(a_download("complete"), 0.1) == f"{NAME} is downloaded: 8.4 GiB"
     kept = "canceled at 4.8 of 8.4 GiB; what came is kept, and the same command goes on from there"
     assert end_text(a_download("canceled"), 9) == f"{NAME}: {kept}"
     failed = a_download("failed", problem="the disk has 2.1 GiB free, and 8.4 GiB are needed")
@@ -89,19 +89,19 @@ def test_the_quants_of_a_repository_are_a_table_with_a_recommendation():
     quants = [
         a_quant("Q8_0", outcome="evict", text="fits GPU 0, would evict gemma-3-4b", evict=["gemma-3-4b"]),
         a_quant("Q4_K_M", recommended=True),
-        a_quant("Q2_K", is_here=True),
+        a_quant("Q2_K", downloaded=True),
         a_quant("BF16", outcome="", text="", needed_bytes=None, problem="its header is damaged"),
     ]
     found = quant_table(quants)
     assert found.heads == ("QUANT", "SIZE", "NEEDS", "CONTEXT", "NOW")
     assert [row.cells[0] for row in found.rows] == ["Q8_0", "Q4_K_M", "Q2_K", "BF16"]
     assert found.rows[1].cells == ("Q4_K_M", "8.4 GiB", "13.1 GiB", "32k", "fits GPU 0   <- recommended")
-    assert found.rows[2].cells[-1] == "fits GPU 0 (is here)"
+    assert found.rows[2].cells[-1] == "fits GPU 0 (downloaded)"
     assert (found.rows[3].cells[-1], found.rows[3].style) == ("its header is damaged", "red")
     assert next_step(quants) == f"pull it:  llama-smart-proxy pull {NAME}"
 
 
 def test_the_next_step_fits_what_there_is():
-    here = [a_quant("Q4_K_M", recommended=True, is_here=True)]
+    here = [a_quant("Q4_K_M", recommended=True, downloaded=True)]
     assert next_step(here) == f"chat with it:  llama-smart-proxy run {NAME}"
     assert next_step([a_quant("Q4_K_M")]) == "None of them fits this machine with 32k of context."

@@ -18,6 +18,7 @@ from app.use_cases.downloads.model_names import models_by_folded_name, names_to_
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, walk
 from workers.catalog.model_files import DiscoveredModel, group_files
+from workers.catalog.other_programs import read_small_file
 
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _FOLDER = "models--"  # models--user--repo/{blobs,refs/main,snapshots/REVISION/FILE -> ../../blobs/HASH}
@@ -113,9 +114,8 @@ def _with_digest(file: GgufFile) -> GgufFile:
 
 def _main_revision(folder: str) -> str:
     try:
-        with open(os.path.join(folder, "refs", "main"), encoding="utf-8", errors="replace") as file:
-            return file.read(256).strip()
-    except OSError:
+        return read_small_file(os.path.join(folder, "refs", "main"), 256).decode(errors="replace").strip()
+    except (OSError, ValueError):
         return ""
 
 

@@ -42,8 +42,12 @@ class RepositoryFolder:
         return self.cache / self._name
 
     @property
+    def is_valid(self) -> bool:
+        return _REPO.fullmatch(self.repo) is not None and ".." not in self.repo
+
+    @property
     def _name(self) -> str:
-        if not _REPO.fullmatch(self.repo) or ".." in self.repo:
+        if not self.is_valid:
             raise InvalidAnswer(f"{self.repo!r} is not the name of a repository")
         return f"models--{self.repo.replace('/', '--')}"
 

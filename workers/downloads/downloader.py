@@ -17,11 +17,12 @@ from app.errors import DownloadFailed, Draining, NotSupported, Overloaded, Proxy
 from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
 from app.use_cases.downloads.repository_plan import RepositoryPlan
 from workers.downloads.cache_layout import InvalidAnswer, free_bytes
-from workers.downloads.following import present_bytes, transfer
+from workers.downloads.counts import DownloadCounts
 from workers.downloads.found_model import FoundModel
 from workers.downloads.removal import delete_from_cache, delete_partial_files
 from workers.downloads.task import Canceled, DownloadTask
 from workers.downloads.transfer_process import Job
+from workers.downloads.transfer_progress import present_bytes, transfer
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Downloader:
         self._cache, self._find, self._check, self._plan, self._completed = cache, find, check, plan, completed
         self._reserve_bytes = reserve_bytes
         self._changed = threading.Condition()
+        self.counts = DownloadCounts()
         self._tasks: tuple[DownloadTask, ...] = ()  # by their start; replaced whole, under the lock
         self._is_draining = False
         self._numbers = count(1)
@@ -82,7 +84,7 @@ class Downloader:
         running = [task for task in self._tasks if task.is_running]
         if len(running) >= MAX_RUNNING:
             raise Overloaded(f"{len(running)} models are being downloaded; wait for one of them, or cancel it")
-        task = DownloadTask(name, self._changed)
+        task = DownloadTask(name, self._changed, self.counts)
         ended = [each for each in self._tasks if not each.is_running and not each.names & task.names]
         kept = {*running, *ended[-MAX_ENDED:]}
         self._tasks = (*(each for each in self._tasks if each in kept), task)

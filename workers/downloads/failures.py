@@ -43,7 +43,7 @@ def failure_of(error: Exception, repo: str) -> ProxyError:
 
 def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
     """The server's answer. 401 without a code: huggingface.co says so of a repository that it does not have, too."""
-    status, headers = error.response.status_code, error.response.headers
+    status = error.response.status_code
     if isinstance(error, GatedRepoError):
         return DownloadFailed(
             f"{repo} is gated: accept its licence on https://huggingface.co/{repo.partition(':')[0]}, then set "
@@ -59,14 +59,20 @@ def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
         )
     if status == 429:
         return DownloadFailed(
-            f"{repo} cannot be fetched: the server limits the requests of this address{_when(headers)}"
+            f"{repo} cannot be fetched: the server limits the requests of this address{_when(error.response)}"
         )
     return DownloadFailed(f"{repo} cannot be fetched: the server answered {status}; try again later")
 
 
-def _when(headers: httpx2.Headers) -> str:
-    seconds = headers.get("Retry-After", "")
-    hint = f"; try again in {seconds} s" if seconds.isdecimal() else "; try again later"
+def retry_after_header(response: httpx2.Response) -> float | None:
+    """In seconds; None where the server does not say it, or says a date."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() and len(text) < 8 else None
+
+
+def _when(response: httpx2.Response) -> str:
+    seconds = retry_after_header(response)
+    hint = "; try again later" if seconds is None else f"; try again in {seconds:.0f} s"
     return f"{hint}, or set HF_TOKEN, which has a higher limit"
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type:
 
 from app.entities.repository import Repository, RepositoryFile
 from app.errors import DownloadFailed
-from workers.downloads.failures import failure_of
+from workers.downloads.failures import failure_of, retry_after_header
 
 MAX_ANSWER_BYTES = 16 << 20  # a description of a repository with 10,000 files has 5 MB
 MAX_FILES = 20_000
@@ -28,6 +28,8 @@ ANSWER_SECONDS = 30.0  # for a whole description
 PAUSES = (0.5, 2.0)  # before another try, after which a person would be kept waiting
 MAX_PAUSE_SECONDS = 5.0  # of those that a server asks for
 TEMPORARY = frozenset({429, 500, 502, 503, 504})
+MAX_FILE_BYTES = 1 << 50
+MAX_PATH_LENGTH = 1024  # Linux has no longer file names than 255 bytes
 COMMIT_LENGTH, SHA256_LENGTH = 40, 64  # hexadecimal digits
 
 
@@ -69,7 +71,7 @@ class Hub:
                 if pause is None or response.status_code not in TEMPORARY:
                     hf_raise_for_status(response)
                     return response
-                pause = min(MAX_PAUSE_SECONDS, max(pause, _retry_after(response)))
+                pause = min(MAX_PAUSE_SECONDS, max(pause, retry_after_header(response) or 0.0))
             except httpx2.TransportError as error:
                 if pause is None or isinstance(error, httpx2.TimeoutException):
                     raise failure_of(error, repo) from error
@@ -103,11 +105,6 @@ def bounded_pieces(response: httpx2.Response, count: int, deadline: float, repo:
         raise failure_of(error, repo) from error
 
 
-def _retry_after(response: httpx2.Response) -> float:
-    seconds = response.headers.get("Retry-After", "")
-    return float(seconds) if seconds.isdecimal() else 0.0
-
-
 def _repository(repo: str, said: Mapping[str, Any]) -> Repository:
     """Raises ValueError, TypeError, KeyError and AttributeError for what the hub does not say so."""
     files = said["siblings"]
@@ -127,9 +124,11 @@ def _is_hash(given: object, length: int) -> bool:
 
 
 def _file(said: Mapping[str, Any]) -> RepositoryFile | None:
-    """None for a path that could lead out of a folder."""
+    """None for a path that could lead out of a folder, or is none."""
     path, size, sha256 = said["rfilename"], said.get("size"), (said.get("lfs") or {}).get("sha256")
-    if not isinstance(path, str) or not path.isprintable() or set(path.split("/")) & {"", ".", ".."} or "\\" in path:
+    if not isinstance(path, str) or len(path) > MAX_PATH_LENGTH or not path.isprintable():
         return None
-    size_bytes = size if type(size) is int and size >= 0 else 0
+    if set(path.split("/")) & {"", ".", ".."} or "\\" in path:
+        return None
+    size_bytes = size if type(size) is int and 0 <= size <= MAX_FILE_BYTES else 0
     return RepositoryFile(path, size_bytes, str(sha256) if _is_hash(sha256, SHA256_LENGTH) else "")

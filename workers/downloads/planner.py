@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from app.entities.repository import RepositoryName
-from app.errors import InvalidModelFile, ModelNotFound, ProxyError
-from app.use_cases.downloads.choice import RepositoryModel, UnknownChoice, choose_model, models_of
+from app.errors import InvalidModelFile, ProxyError
+from app.use_cases.downloads.choice import RepositoryModel, models_of
 from app.use_cases.downloads.repository_plan import QuantPlan, RepositoryPlan
 from workers.downloads.found_model import FoundModel
 from workers.downloads.header_check import read_remote_model
 from workers.downloads.hub import Hub
 from workers.downloads.remote_model import Machine
+from workers.downloads.search import search_model
 
 READERS = 4  # headers that are read at the same time
 PLAN_SECONDS = 60.0
@@ -20,24 +21,21 @@ MAX_MODELS = 64
 
 
 def plan_repository(
-    hub: Hub, name: RepositoryName, machine: Machine, is_here: Callable[[FoundModel], bool]
+    hub: Hub, name: RepositoryName, machine: Machine, is_downloaded: Callable[[FoundModel], bool]
 ) -> RepositoryPlan:
-    """The plans of all models of a repository, or of the one that the name chooses. `is_here`: whether its files are in
-    the cache. Raises ModelNotFound, DownloadFailed and Overloaded."""
-    repository = hub.repository(name.repo)
-    try:
-        chosen = choose_model(repository, name)
-    except UnknownChoice as error:
-        raise ModelNotFound(str(name), str(error)) from error
-    models = (chosen,) if name.choice else models_of(repository)
+    """The plans of all models of a repository, or of the one that the name chooses. `is_downloaded`: whether its
+    files are in the cache. Raises ModelNotFound, DownloadFailed and Overloaded."""
+    chosen = search_model(hub, name)
+    repository = chosen.repository
+    models = (chosen.model,) if name.choice else models_of(repository)
 
     def plan(model: RepositoryModel) -> QuantPlan:
         found = FoundModel(repository, model)
         try:
             decided = machine.plan(read_remote_model(hub, found))
         except InvalidModelFile as error:
-            return QuantPlan(model, problem=error.problem, is_here=is_here(found))
-        return QuantPlan(model, decided, is_here=is_here(found))
+            return QuantPlan(model, problem=error.problem, is_downloaded=is_downloaded(found))
+        return QuantPlan(model, decided, is_downloaded=is_downloaded(found))
 
     return RepositoryPlan(RepositoryName(repository.repo, name.choice), _plan_each(models, plan))
 

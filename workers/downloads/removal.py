@@ -44,7 +44,10 @@ def _repository_folder(cache: Path, model: Model) -> RepositoryFolder:
     if (found := cached_file(cache, model.path)) is None:
         where = os.path.dirname(model.path) or "no folder"
         raise NotSupported(f"{model.name} is in {where}, not in the Hugging Face cache: delete its files yourself")
-    return RepositoryFolder(cache, found.repo)
+    folder = RepositoryFolder(cache, found.repo)
+    if not folder.is_valid:
+        raise NotSupported(f"{model.name} is in a folder that no download has made: delete its files yourself")
+    return folder
 
 
 def _pointers(folder: Path) -> Iterator[Path]:
@@ -59,12 +62,17 @@ def _blob(pointer: Path) -> Path:
 
 
 def _delete(blob: Path, cache: Path) -> int:
-    """The bytes that became free. A blob may be a link to one that huggingface_hub shares between repositories."""
+    """The bytes that became free. A blob may be a link to one that huggingface_hub shares between repositories.
+
+    A link out of the cache leads to somebody's file, which stays."""
+    if not Path(os.path.abspath(blob)).is_relative_to(os.path.abspath(cache)):
+        return 0
     size, target = blob.stat().st_size, Path(os.path.realpath(blob))
     was_link = blob.is_symlink()
     blob.unlink()
     if was_link:
-        if any(os.path.realpath(each) == str(target) for each in cache.glob("*--*/blobs/*")):
+        is_shared = target.is_relative_to(os.path.realpath(cache))
+        if not is_shared or any(os.path.realpath(each) == str(target) for each in cache.glob("*--*/blobs/*")):
             return 0
         target.unlink(missing_ok=True)
         target.with_name(f"{target.name}.refs").unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from app.entities.download import Download, DownloadState
 from app.entities.model_name import folded
 from app.entities.repository import RepositoryName
 from app.errors import ProxyError
+from workers.downloads.counts import DownloadCounts
 from workers.downloads.transfer_child import TransferChild
 
 
@@ -21,14 +22,15 @@ class Canceled(Exception):
 class DownloadTask:
     """One download: `update` and the rest are called by its thread, `cancel` by any."""
 
-    def __init__(self, name: RepositoryName, changed: threading.Condition) -> None:
-        """`changed`: the lock, notified at each change."""
+    def __init__(self, name: RepositoryName, changed: threading.Condition, counts: DownloadCounts) -> None:
+        """`changed`: the lock, notified at each change. `counts`: those of all downloads."""
         self.name = name
         self.download = Download(str(name), DownloadState.CHECKING, time.time())
         self.names = frozenset({folded(str(name))})  # that it is asked for by; written by Downloads alone
         self.error: ProxyError | None = None  # why it failed
         self.thread_ended = threading.Event()
         self._changed = changed
+        self._counts = counts
         self._child: TransferChild | None = None
         self._ended_at = 0.0  # monotonic seconds
 
@@ -46,8 +48,7 @@ class DownloadTask:
                 raise Canceled
             changed = replace(self.download, **changes)
             if changed != self.download:
-                self.download = changed
-                self._changed.notify_all()
+                self._become(changed)
 
     def started(self, child: TransferChild) -> None:
         """From now on, `cancel` kills this process. Raises Canceled."""
@@ -63,9 +64,14 @@ class DownloadTask:
                 return False
             self.error, self._ended_at = error, time.monotonic()
             problem, code = (str(error), error.code) if error else ("", "")
-            self.download = replace(self.download, state=state, bytes_per_second=None, problem=problem, code=code)
-            self._changed.notify_all()
+            self._become(replace(self.download, state=state, bytes_per_second=None, problem=problem, code=code))
             return True
+
+    def _become(self, changed: Download) -> None:
+        """Under the lock."""
+        self._counts.note(self.download, changed)
+        self.download = changed
+        self._changed.notify_all()
 
     def cancel(self) -> bool:
         """Whether it was running. What came so far stays for the next try."""

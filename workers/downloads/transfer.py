@@ -29,6 +29,7 @@ from app.errors import DownloadFailed
 from app.use_cases.downloads.disk import disk_problem
 from app.use_cases.downloads.retries import MAX_TRIES, pause_seconds
 from workers.downloads.cache_layout import RepositoryFolder
+from workers.downloads.failures import retry_after_header
 
 # Of one request. The hub refuses to send more than 50 GB at once (huggingface_hub 2.4.0, MAX_HTTP_DOWNLOAD_SIZE), and
 # the address to which it redirects is valid for an hour.
@@ -133,7 +134,8 @@ class Transfer:
         return None
 
     def _wait(self, error: httpx2.TransportError | HfHubHTTPError, tries: int) -> None:
-        seconds = pause_seconds(tries, _retry_after(error), random.random())
+        retry_after = retry_after_header(error.response) if isinstance(error, HfHubHTTPError) else None
+        seconds = pause_seconds(tries, retry_after, random.random())
         self._say("waiting", f"{_reason(error)}; trying again in {seconds:.0f} s")
         time.sleep(seconds)
 
@@ -208,11 +210,6 @@ def _move_in_place(partial: Path, blob: Path) -> None:
     with open(partial, "rb") as file:
         os.fsync(file.fileno())
     partial.replace(blob)
-
-
-def _retry_after(error: Any) -> float | None:
-    text = error.response.headers.get("Retry-After", "") if isinstance(error, HfHubHTTPError) else ""
-    return float(text) if text.isdecimal() else None
 
 
 def _reason(error: Any) -> str:

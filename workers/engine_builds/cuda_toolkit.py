@@ -22,6 +22,7 @@ from workers.engine_builds.stopping import CannotContinue, Deadline
 
 # The packages of one release of CUDA, which fit each other. 440 MB to download.
 REQUIREMENT = "cuda-toolkit[cccl,crt,cublas,cudart,nvcc,nvvm]==13.0.2"
+PACKAGED_MACHINES = ("x86_64", "aarch64")
 PACKAGED_BYTES = 900 * 1024**2  # on disk
 LOG = "install.log"
 
@@ -35,6 +36,15 @@ def find_toolkits(environ: Mapping[str, str] = os.environ, system: Path = Path("
     """The system's, each once: those of CUDA_HOME, CUDA_PATH and PATH first. Those without cuBLAS are left out."""
     roots = dict.fromkeys(root for nvcc in _compilers(environ, system) if (root := _root_of(nvcc)))
     return [toolkit for root in roots if _has_cublas(root) and (toolkit := _toolkit(root))]
+
+
+def check_packaged_for(machine: str) -> None:
+    """Raises CannotContinue unless NVIDIA has packages for it. `machine` as of uname -m."""
+    if machine not in PACKAGED_MACHINES:
+        raise CannotContinue(
+            f"NVIDIA's packages on PyPI are for {' and '.join(PACKAGED_MACHINES)}, and this is {machine}: install the "
+            "system's CUDA toolkit, or use --vulkan or --cpu"
+        )
 
 
 def install_packaged(cache: Path, deadline: Deadline) -> Toolkit:

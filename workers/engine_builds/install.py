@@ -5,6 +5,7 @@ What can be known to fail is checked before anything is fetched. Whatever ends i
 
 from __future__ import annotations
 
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,15 +19,22 @@ from app.use_cases.engines.cuda import CudaTarget, NoToolkit, cuda_target
 from app.use_cases.engines.instruction_sets import instruction_options
 from app.use_cases.reporting.phrases import gib_text
 from workers.engine.installed_engines import engines_folder
-from workers.engine_builds.build import LOG, BuildEnvironment, build
+from workers.engine_builds.build import BuildEnvironment, build
 from workers.engine_builds.build_tools import build_tools
-from workers.engine_builds.cuda_toolkit import PACKAGED_BYTES, find_toolkits, install_packaged, toolkit_options
+from workers.engine_builds.cuda_toolkit import (
+    PACKAGED_BYTES,
+    check_packaged_for,
+    find_toolkits,
+    install_packaged,
+    toolkit_options,
+)
 from workers.engine_builds.machine import BuildMachine
 from workers.engine_builds.registry import build_lock, builds_folder, find_installed, publish_engine
 from workers.engine_builds.source import Source, find_source
 from workers.engine_builds.source_download import fetch_source
 from workers.engine_builds.stopping import CannotContinue, Deadline
 from workers.engine_builds.tried_build import tried_build
+from workers.engine_builds.vulkan import check_vulkan
 
 _FOREVER = Deadline(float("inf"))
 
@@ -54,6 +62,8 @@ def install_engine(request: BuildRequest, cache: Path, machine: BuildMachine, re
         target = _cuda_target(machine) if request.backend is Backend.CUDA else None
         if not request.sdist and (there := _there(cache, request.backend, _number(request.version), target)):
             return there
+        if request.backend is Backend.VULKAN:
+            check_vulkan()
         tools = build_tools(cache, _FOREVER)
         needs = _announced_needs(request.backend, target, cache, machine, reporter)
         archive = request.sdist or _fetched(request.version, cache, reporter)
@@ -80,9 +90,12 @@ class _Build:
 
 def _cuda_target(machine: BuildMachine) -> CudaTarget:
     try:
-        return cuda_target(find_toolkits(), machine.driver, machine.cards)
+        target = cuda_target(find_toolkits(), machine.driver, machine.cards)
     except NoToolkit as error:
         raise CannotContinue(str(error)) from error
+    if not target.toolkit.root:
+        check_packaged_for(platform.machine())
+    return target
 
 
 def _announced_needs(
@@ -145,7 +158,6 @@ def _installed(wanted: _Build, cache: Path, machine: BuildMachine, reporter: Rep
     """Build with the widest instruction set that works."""
     folder = builds_folder(cache) / wanted.engine.name
     compiling = partial(reporter.progress, "compiling")
-    reporter.say(f"what the compilers say: {folder / LOG}")
 
     def build_for(chosen: InstructionSet) -> Path:
         options = wanted.options | instruction_options(chosen)

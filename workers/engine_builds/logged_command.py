@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ OnProgress = Callable[[int, int], None]  # steps done, steps in all; of make, wh
 
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.5
+_STOP_POLL_SECONDS = 0.05
 LAST_LINES = 12
 _PROGRESS_BYTES = 64 * 1024
 _PROGRESS = re.compile(rb"^\[\s*(\d+)(?:/(\d+)|%)\]")
@@ -78,13 +80,29 @@ def _progress(log: Path, start: int) -> tuple[int, int] | None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt first: ninja and make then remove partial files."""
-    for number, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGKILL, None)):
+    """Interrupt first: ninja then ends its compilers, each in a group of its own, and removes partial files."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+    kill_at = time.monotonic() + STOP_SECONDS
+    while (left := _session(process.pid)) and time.monotonic() < kill_at:
+        time.sleep(_STOP_POLL_SECONDS)
+    for pid in left:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-            return
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of its session that run."""
+    return [int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _runs_in(leader, stat)]
+
+
+def _runs_in(session: int, stat: Path) -> bool:
+    try:
+        fields = stat.read_text(errors="replace").rpartition(")")[2].split()  # state, parent, group, session, ...
+    except OSError:
+        return False
+    return fields[3] == str(session) and fields[0] not in "ZX"
 
 
 def _why(log: Path, start: int, failed: str) -> str:

@@ -14,7 +14,7 @@ from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import Companions
-from app.use_cases.estimate.estimate import estimate_memory, for_vulkan
+from app.use_cases.estimate.estimate import estimate_memory, for_version, for_vulkan
 from app.use_cases.launch.capabilities import launch_as_started
 from app.use_cases.launch.command_line import launch_with_options
 from app.use_cases.model_shape.header_facts import header_facts
@@ -70,6 +70,7 @@ class EstimateSource:
 
         def unmeasured(options: ModelOptions) -> Estimate:
             found = estimate_memory(shape, options, 0, companions)
+            found = for_version(found, engine.version) if engine else found
             return for_vulkan(found) if uses_vulkan else found
 
         def without_history(options: ModelOptions, gpus: tuple[str, ...]) -> Estimate:

@@ -28,10 +28,10 @@ class Deleter(Protocol):
 
 def deleter(url: str) -> Deleter:
     status, _ = status_or_reason(url)
-    return DeletesByService(url, status) if status else DeletesLocally()
+    return ServiceDeleter(url, status) if status else LocalDeleter()
 
 
-class DeletesByService:
+class ServiceDeleter:
     def __init__(self, url: str, status: Mapping[str, Any]) -> None:
         self._url, self.place = url, f"the cache of the service at {url}"
         self._running = [each["model"] for each in status["downloads"] if is_running(each)]
@@ -55,7 +55,7 @@ class DeletesByService:
         return int(answer.body["freed_bytes"])
 
 
-class DeletesLocally:
+class LocalDeleter:
     """In the cache that the settings name, of the models that a service with them would have."""
 
     def __init__(self) -> None:

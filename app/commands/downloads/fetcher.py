@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from app.commands.downloads.by_service import ByService
-from app.commands.downloads.locally import Locally
+from app.commands.downloads.local_fetcher import LocalFetcher
 from app.commands.downloads.named_service import is_service_named, status_or_reason
+from app.commands.downloads.service_fetcher import ServiceFetcher
 from app.commands.options import exit_no
 from app.commands.service_client import KEY_VARIABLE
 
@@ -32,11 +32,11 @@ class Fetcher(Protocol):
 def fetcher(url: str, is_local: bool) -> Fetcher:
     """The command ends if a service was named that does not fetch."""
     if is_local:
-        return Locally()
+        return LocalFetcher()
     status, why = status_or_reason(url)
     if status.get("may_pull"):
-        return ByService(url)
+        return ServiceFetcher(url)
     why = why or f"the service at {url} fetches models only for an admin"
     if is_service_named():
         exit_no(f"{why}: set {KEY_VARIABLE} to an admin's key")
-    return Locally(why)
+    return LocalFetcher(why)

@@ -33,7 +33,7 @@ def pull_command(name: str, is_plan: bool, is_local: bool, url: str, as_json: bo
     service fetches it, if one answers and the key is an admin's; else this command does, and says into which folder.
     A model that can never fit this machine is refused before its weights are fetched.
 
-    Ctrl-C stops it and keeps what came: the same command continues there. Exit status: 0 it is here, 1 it is not.
+    Ctrl-C stops it and keeps what came: the same command continues there. Exit status: 0 if it is downloaded, else 1.
 
     \b
     llama-smart-proxy pull ggml-org/gemma-3-270m-it-GGUF

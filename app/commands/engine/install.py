@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from app.commands.console import json_option, print_json
+from app.commands.engine.build_progress import BuildProgress
 from app.commands.engine.engine_names import engine_json
-from app.commands.options import INTERRUPTED, exit_no
+from app.commands.options import exit_no, exit_wrong_use
 from app.terminal.text import printable_lines, size_cell
 from app.use_cases.engines.source_packages import PINNED_VERSION
 
-PROGRESS_SECONDS = 15.0  # between two lines where the output is no terminal
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command("install")
 @click.option("--cuda", "backend", flag_value="cuda", help="For the NVIDIA cards of this machine.")
 @click.option("--vulkan", "backend", flag_value="vulkan", help="For Vulkan.")
 @click.option("--cpu", "backend", flag_value="cpu", help="For the CPU alone.")
-@click.option("--version", default=PINNED_VERSION, show_default=True, help="Of xllamacpp, or llama.cpp's build number.")
+@click.option("--version", show_default=PINNED_VERSION, help="Of xllamacpp, or llama.cpp's build number.")
 @click.option("--sdist", type=click.Path(path_type=Path, exists=True), help="A source package that is already here.")
 @json_option
-def install_command(backend: str | None, version: str, sdist: Path | None, as_json: bool) -> None:
+def install_command(backend: str | None, version: str | None, sdist: Path | None, as_json: bool) -> None:
     """Build llama-server from the source package of xllamacpp, try it, and install it in the cache directory.
 
     Without --cuda, --vulkan or --cpu: for CUDA if this machine has NVIDIA cards, else for the CPU. What is interrupted
-    goes on with the same command. Exit status: 0 it is installed, 1 it is not.
+    goes on with the same command. Exit status: 0 it is installed, 1 it is not, 2 wrong use, 130 interrupted, 143
+    terminated.
 
     \b
     --json prints {"name", "version", "backend", "architectures", "instruction_set", "source", "size_bytes", "path",
     "chosen"}
     """
+    if version and sdist:
+        exit_wrong_use("--version or --sdist, not both: a source package is of one version")
     from app.entities.engines import Backend
     from workers.engine.installed_engines import chosen_engine
     from workers.engine_builds.install import BuildRequest, Reporter, install_engine
@@ -44,18 +50,14 @@ def install_command(backend: str | None, version: str, sdist: Path | None, as_js
 
     machine = this_build_machine()
     wanted = Backend(backend or ("cuda" if machine.has_cards else "cpu"))
-    display = _Progress()
+    request, progress = BuildRequest(wanted, version or PINNED_VERSION, sdist), BuildProgress()
     try:
-        _let_every_stop_interrupt()
-        request = BuildRequest(wanted, version, sdist)
-        engine = install_engine(request, cache_folder(), machine, Reporter(display.say, display.show))
+        with _stopped_by_signals(progress):
+            engine = install_engine(request, cache_folder(), machine, Reporter(progress.say, progress.show))
     except (CannotContinue, OSError) as error:
-        display.end_line()
+        progress.clear()
         exit_no(printable_lines(str(error)))
-    except KeyboardInterrupt:
-        display.say("stopped: the same command goes on where it ended")
-        sys.exit(INTERRUPTED)
-    display.end_line()
+    progress.clear()
     if as_json:
         print_json(engine_json(engine, chosen_engine(cache_folder())))
     else:
@@ -63,31 +65,28 @@ def install_command(backend: str | None, version: str, sdist: Path | None, as_js
         click.echo("a service that runs uses it after a restart")
 
 
-def _let_every_stop_interrupt() -> None:
-    """A closed terminal and `kill` end the compilers, too, as Ctrl-C does: they run in a session of their own."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(number, signal.default_int_handler)
+class _Stopped(KeyboardInterrupt):
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
-class _Progress:
-    """On stderr: one line that is rewritten on a terminal, else a line now and then."""
+@contextlib.contextmanager
+def _stopped_by_signals(progress: BuildProgress) -> Iterator[None]:
+    """Ends the command at a signal, with its compilers: they are in a session of their own, which no terminal ends."""
+    heeded = [number for number in _STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, _stop) for number in heeded}
+    try:
+        yield
+    except _Stopped as stopped:
+        progress.say("stopped: the same command continues where it stopped")
+        sys.exit(128 + stopped.number)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._next_at = 0.0  # monotonic seconds
 
-    def say(self, line: str) -> None:
-        self.end_line()
-        click.echo(line, err=True)
-
-    def end_line(self) -> None:
-        """The progress makes way for what comes next."""
-        click.echo("\r\x1b[K" if self._is_terminal else "", err=True, nl=False)
-
-    def show(self, what: str, done: int, total: int) -> None:
-        if not self._is_terminal and time.monotonic() < self._next_at:
-            return
-        self._next_at = time.monotonic() + PROGRESS_SECONDS
-        share = f"{what}: {100 * done // total if total else 0} %"
-        click.echo(f"\r\x1b[K{share}" if self._is_terminal else share, err=True, nl=not self._is_terminal)
+def _stop(number: int, _frame: object) -> NoReturn:
+    for each in _STOP_SIGNALS:  # a second one would leave compilers behind
+        signal.signal(each, signal.SIG_IGN)
+    raise _Stopped(number)

@@ -62,6 +62,7 @@ def models_of(repository: Repository) -> tuple[RepositoryModel, ...]:
             by_kind[kind_by_name(path)].append(path)
     part_sets = _part_sets(by_kind[FileKind.MODEL])
     firsts = [paths[0] for paths in part_sets]
+    heads = best_draft_heads(by_kind[FileKind.DRAFT_HEAD])
     projectors = matching_projectors(firsts, by_kind[FileKind.PROJECTOR], one_family=True)
     return tuple(
         RepositoryModel(
@@ -69,7 +70,7 @@ def models_of(repository: Repository) -> tuple[RepositoryModel, ...]:
             quantization(model_stem(paths[0])),
             tuple(files[path] for path in paths),
             next((files[path] for path in projectors(paths[0])), None),
-            tuple(files[path] for path in best_draft_heads(paths[0], by_kind[FileKind.DRAFT_HEAD])),
+            tuple(files[path] for path in heads(paths[0])),
             _missing_parts(paths),
         )
         for paths, name in zip(part_sets, _unique_names(repository.repo, firsts), strict=True)
@@ -95,8 +96,10 @@ def choose_model(repository: Repository, name: RepositoryName) -> RepositoryMode
 def _unique_names(repo: str, paths: Sequence[str]) -> list[str]:
     """The best name of each model that no earlier one has."""
     found: list[str] = []
+    taken: set[str] = set()
     for names in names_to_list(repo, paths):
-        found.append(next((name for name in names if name not in found), names[-1]))
+        found.append(next((name for name in names if name not in taken), names[-1]))
+        taken.add(found[-1])
     return found
 
 

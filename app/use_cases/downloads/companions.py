@@ -56,23 +56,29 @@ def _projector_rank(path: str) -> tuple[int, str]:
     return (order.index(kind) if kind in order else len(order), name)
 
 
-def best_draft_heads(model: str, heads: Sequence[str]) -> list[str]:
-    """The draft heads that are fetched with a model, one of each method: in the nearest folder above the model, then
-    with the nearest number of bits, as llama-server's -hf (b11549, common/download.cpp, find_best_sibling)."""
-    by_method: dict[str, list[str]] = defaultdict(list)
-    for head in heads:
-        if _is_above(_folder(head), model):
-            by_method[_method(head)].append(head)
-    bits = _bits(model)
+def best_draft_heads(heads: Sequence[str]) -> Callable[[str], list[str]]:
+    """A function from a model's path to the draft heads that are fetched with it, one of each method: in the nearest
+    folder above the model, then with the nearest number of bits, as llama-server's -hf (b11549, common/download.cpp,
+    find_best_sibling). Its time does not grow with the number of heads: a server says how many there are."""
+    by_bits: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # (method, folder) -> bits -> the first path
+    for head in sorted(heads):
+        by_bits[_method(head), _folder(head)].setdefault(_bits(head), head)
+    methods = dict.fromkeys(map(_method, heads))
 
-    def rank(head: str) -> tuple[int, int, str]:
-        return -len(_folder(head)), abs(_bits(head) - bits), head
+    def best(model: str) -> list[str]:
+        bits, folders = _bits(model), _folders_above(model)
+        nearest = (next((by_bits[m, f] for f in folders if (m, f) in by_bits), {}) for m in methods)
+        return [min(found.items(), key=lambda each: (abs(each[0] - bits), each[1]))[1] for found in nearest if found]
 
-    return [min(found, key=rank) for found in by_method.values()]
+    return best
 
 
-def _is_above(folder: str, model: str) -> bool:
-    return not folder or model.startswith(folder + "/")
+def _folders_above(path: str) -> list[str]:
+    """The nearest first; "" is the last."""
+    found = [path]
+    while found[-1]:
+        found.append(_folder(found[-1]))
+    return found[1:]
 
 
 def _method(head: str) -> str:

@@ -22,7 +22,7 @@ class QuantPlan:
     model: RepositoryModel
     plan: Plan | None = None  # None: see `problem`
     problem: str = ""  # why it cannot be told, or cannot be served
-    is_here: bool = False  # all its files are in the Hugging Face cache
+    is_downloaded: bool = False  # all its files are in the Hugging Face cache
 
     @property
     def fits(self) -> bool:
@@ -67,7 +67,7 @@ def _row(quant: QuantPlan, is_recommended: bool, shown: Callable[[str], str]) ->
         **fields,
         "fits": quant.fits,
         "recommended": is_recommended,
-        "is_here": quant.is_here,
+        "downloaded": quant.is_downloaded,
         "problem": quant.problem,
     }
 

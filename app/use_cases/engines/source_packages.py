@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 PACKAGE = "xllamacpp"
 PINNED_VERSION = "2026.10.11549"
 PINNED_SHA256 = "c17ee1163006f70726abb9f72137830818f3d8cb60bfc34cb232d08428eaa22b"  # of its source package on PyPI
+PINNED_FILENAME = f"{PACKAGE}-{PINNED_VERSION}.tar.gz"
 _SUFFIX = ".tar.gz"
 _NAMED_VERSIONS = 3
 
@@ -46,10 +47,10 @@ def chosen_package(offered: Sequence[SourcePackage], wanted: str = PINNED_VERSIO
     `wanted`: a version of xllamacpp ("2026.10.11549"), or llama.cpp's build number ("11549", "b11549").
     """
     number = wanted.removeprefix("b")
-    found = [each for each in offered if number in (each.version, _build_number(each.version))]
+    found = [each for each in offered if number and number in (each.version, _build_number(each.version))]
     if not found:
-        newest = sorted((each.version for each in offered if not each.is_yanked), key=_numbers)[-_NAMED_VERSIONS:]
-        known = f"; its newest are {', '.join(reversed(newest))}" if newest else ""
+        near = _near(number, [each.version for each in offered if not each.is_yanked])
+        known = f"; the nearest are {', '.join(near)}" if near else ""
         raise NoSourcePackage(f"the index has no source package of {PACKAGE} {wanted}{known}")
     package = min(found, key=lambda each: each.is_yanked)
     return _with_known_checksum(package)
@@ -63,6 +64,16 @@ def _with_known_checksum(package: SourcePackage) -> SourcePackage:
     raise NoSourcePackage(
         f"the index tells no SHA-256 of {package.filename}: download it yourself, and use --sdist FILE"
     )
+
+
+def _near(number: str, versions: Sequence[str]) -> list[str]:
+    """The versions with the nearest build numbers; the newest ones, if what was asked for has none."""
+    build = number.rpartition(".")[2]
+    newest = sorted(versions, key=_numbers, reverse=True)
+    if build.isdecimal():
+        numbered = [each for each in newest if _build_number(each).isdecimal()]
+        newest = sorted(numbered, key=lambda each: abs(int(_build_number(each)) - int(build)))
+    return newest[:_NAMED_VERSIONS]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Weights and context are arithmetic; the compute buffer follows rules fitted to l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -30,10 +31,11 @@ from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.hparams import MAX_LAYERS
 from app.use_cases.model_shape.shape import ModelShape
 
+FITTED_BUILD = "11549"  # of llama.cpp: the one that `engine install` builds unless told otherwise
+
 # Per process: CUDA's context and libraries, until measured. 264 to 753 MiB have been seen, depending on the GPU model.
 GPU_OVERHEAD_BYTES = 500 * 1024**2
 MEASURED_SPECULATION = frozenset({"none", DRAFTS_ITSELF, "draft-simple", "ngram-simple", "ngram-mod"})
-
 
 VULKAN_SHARE, VULKAN_MARGIN_BYTES = 0.1, 256 * 1024**2
 
@@ -48,6 +50,15 @@ def for_vulkan(estimate: Estimate) -> Estimate:
         return estimate
     notes = (*estimate.notes, "the engine uses Vulkan, whose buffers have not been measured")
     return replace(estimate, devices=devices, confidence=Confidence.LOW, notes=notes)
+
+
+def for_version(estimate: Estimate, version: str) -> Estimate:
+    """The estimate for an engine that calls itself this: "11549 (1a2b3c4)", "xllamacpp 2026.10.11549".
+
+    What was exact for the build that was measured follows, for another or an unknown one, a rule."""
+    if estimate.confidence is not Confidence.EXACT or FITTED_BUILD in re.findall(r"\d+", version):
+        return estimate
+    return replace(estimate, confidence=Confidence.MODELLED)
 
 
 def estimate_memory(

@@ -35,7 +35,7 @@ def download_list(downloads: Sequence[Download]) -> list[dict[str, object]]:
 
 def progress_text(download: Download) -> str:
     """ "downloading user/repo:Q4_K_M 57 % of 8.4 GiB, 40 s left"."""
-    doing = "checking" if download.state is DownloadState.VERIFYING else DOWNLOADING
+    doing = download.state if download.state is DownloadState.VERIFYING else DOWNLOADING
     if not download.total_bytes:
         return f"{doing} {download.model}"
     share = f"{100 * download.done_bytes / download.total_bytes:.0f} % of {gib_text(download.total_bytes)}"

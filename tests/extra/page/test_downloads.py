@@ -95,7 +95,8 @@ def test_what_is_wrong_is_said_beside_the_form(service: Service, open_page: Call
 def test_a_repositorys_texts_are_shown_as_text(service: Service, open_page: Callable[..., Any]):
     page, evil = open_page(service.url), "<img src=x onerror=alert(1)>"
     quant = {"name": evil, "quant": "", "size_bytes": 1, "needed_bytes": None, "ctx_size": 0, "outcome": None}
-    answer = {"model": evil, "quants": [quant | {"text": "", "problem": evil, "recommended": True, "is_here": False}]}
+    quant |= {"text": "", "problem": evil, "recommended": True, "downloaded": False}
+    answer = {"model": evil, "quants": [quant]}
     page.route("**/models/pull", lambda route: route.fulfill(json=answer))
     name_it(page, REPO)
     page.keyboard.press("Enter")

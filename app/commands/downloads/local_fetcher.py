@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 READ_SECONDS = 0.25
 
 
-class Locally:
+class LocalFetcher:
     """By the same code as the service; the settings say where the cache is, and what of the machine may be used."""
 
     def __init__(self, why: str = "") -> None:
