@@ -11,7 +11,7 @@ from app.entities.refusal import Refusal
 from app.entities.repository import RepositoryName
 from app.settings.schema import Settings
 from app.use_cases.downloads.choice import UnknownChoice, choose_model
-from app.use_cases.downloads.names import InvalidName, parse_name
+from app.use_cases.downloads.repository_names import InvalidName, parse_name
 from app.use_cases.downloads.repository_plan import PLANNED_CTX_TOKENS, RepositoryPlan
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.reporting.plans import Plan
@@ -59,7 +59,7 @@ def _is_here(cache: Path | None, found: FoundModel) -> bool:
     return all(file.sha256 and folder.blob(file.sha256).exists() for file in files)
 
 
-def model_to_fetch(settings: Settings, remote: RemoteModel) -> Model:
+def model_to_download(settings: Settings, remote: RemoteModel) -> Model:
     """The model as it will be in the catalogue, with the settings of the entry that names this file."""
     name = next((name for name, each in settings.models.items() if _is_meant_by(each.repo, remote.found)), None)
     found, launch = remote.found.model, settings.launch_of(name)
@@ -99,5 +99,5 @@ class ServiceMachine:
         return self._plans.permanent_refusal(*self._request(model))
 
     def _request(self, remote: RemoteModel) -> tuple[Model, PlacementRequest]:
-        model = self._needs.as_started(model_to_fetch(self._settings(), remote))
+        model = self._needs.as_started(model_to_download(self._settings(), remote))
         return model, self._needs.request_by_headers(model, remote.shape, remote.companions)

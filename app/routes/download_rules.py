@@ -18,7 +18,7 @@ from app.errors import InvalidRequest, ModelNotFound, NotAllowed
 from app.routes.authorization import may_unload
 from app.routes.incoming_request import IncomingRequest
 from app.routes.visibility import known_model, visible_text
-from app.use_cases.downloads.names import InvalidName, parse_name
+from app.use_cases.downloads.repository_names import InvalidName, parse_name
 from app.use_cases.downloads.repository_plan import RepositoryPlan
 
 NO_REPOSITORY = (

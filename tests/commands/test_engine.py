@@ -24,8 +24,8 @@ from workers.engine.installed_engines import installed_engines
 from workers.engine_builds import install as install_module
 from workers.engine_builds import machine
 from workers.engine_builds.cuda_toolkit import packaged_folder
+from workers.engine_builds.engine_store import build_lock, builds_folder, publish_engine
 from workers.engine_builds.machine import BuildMachine
-from workers.engine_builds.registry import build_lock, builds_folder, publish_engine
 from workers.engine_builds.vulkan import check_vulkan
 
 pytestmark = pytest.mark.integration

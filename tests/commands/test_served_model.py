@@ -23,7 +23,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     a_gguf(snapshot / "tiny-Q4_K_M.gguf")
 
 
-def fails_to_fetch(model: str) -> str:
+def fails_to_pull(model: str) -> str:
     raise AssertionError(f"{model} is fetched")
 
 
@@ -38,12 +38,12 @@ def test_a_file_is_served_under_its_name(tmp_path: Path):
     "name", ["org/tiny-GGUF", CACHED, "hf.co/org/tiny-GGUF:q4_k_m", "org/tiny-GGUF/tiny-Q4_K_M.gguf"]
 )
 def test_a_model_that_is_here_is_not_fetched(name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(served_model, "_fetched", fails_to_fetch)
+    monkeypatch.setattr(served_model, "_downloaded", fails_to_pull)
     assert served_model_settings(name) == {"MODELS": json.dumps({CACHED: {}}), "CATALOG__DEFAULT_MODEL": CACHED}
 
 
 def test_any_other_name_is_fetched(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(served_model, "_fetched", lambda model: f"{model}:Q8_0")
+    monkeypatch.setattr(served_model, "_downloaded", lambda model: f"{model}:Q8_0")
     assert served_model_settings("org/other-GGUF")["CATALOG__DEFAULT_MODEL"] == "org/other-GGUF:Q8_0"
 
 

@@ -11,7 +11,7 @@ import pytest
 from app.entities.launch import LaunchSettings
 from app.entities.repository import Repository, RepositoryFile
 from app.use_cases.downloads.choice import RepositoryModel, UnknownChoice, choose_model, models_of
-from app.use_cases.downloads.names import parse_name
+from app.use_cases.downloads.repository_names import parse_name
 from tests.catalog.test_hub_cache import cached
 from workers.catalog.catalog import Catalog
 

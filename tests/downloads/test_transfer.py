@@ -27,7 +27,7 @@ def fetch(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     address = f"{hub.endpoint}/{REPO}/resolve/{commit}/{FILE}"
     monkeypatch.setattr(HubFile, "url", property(lambda source: address))
     source = HubFile(RepositoryFolder(cache, REPO), commit, file, file.sha256)
-    Transfer(0, lambda what, text: None).fetch(source)
+    Transfer(0, lambda what, text: None).download(source)
     return source.folder.blob(source.etag)
 
 

@@ -12,7 +12,7 @@ from app.use_cases.engines.source_packages import PINNED_FILENAME, PINNED_VERSIO
 from tests.engine_builds.index_server import CONTENT, NAME, VERSION, IndexServer
 from workers.engine_builds import package_index
 from workers.engine_builds.package_index import index_access, offered_packages
-from workers.engine_builds.source_download import fetch_source, sha256_of
+from workers.engine_builds.source_download import download_source, sha256_of
 from workers.engine_builds.stopping import CannotContinue
 
 pytestmark = pytest.mark.integration
@@ -39,52 +39,52 @@ def test_an_index_is_read_in_both_forms(index: IndexServer, is_html: bool):
 def test_a_package_is_fetched_once_with_its_progress(index: IndexServer, tmp_path: Path, is_html: bool):
     index.is_html = is_html
     shown: list[tuple[int, int]] = []
-    archive = fetch_source("11900", tmp_path, lambda done, total: shown.append((done, total)))
+    archive = download_source("11900", tmp_path, lambda done, total: shown.append((done, total)))
     assert (archive, archive.read_bytes()) == (tmp_path / NAME, CONTENT)
     assert shown[-1] == (len(CONTENT), len(CONTENT)) and shown == sorted(shown)
-    assert fetch_source("11900", tmp_path) == archive
+    assert download_source("11900", tmp_path) == archive
     assert index.ranges == [None]
 
 
 def test_a_cut_download_is_continued(index: IndexServer, tmp_path: Path):
     index.cut_at = 1 << 18
     with pytest.raises(CannotContinue, match=r"broke off .*run the same command again, and it goes on where it ended"):
-        fetch_source(VERSION, tmp_path)
+        download_source(VERSION, tmp_path)
     index.cut_at = None
-    assert fetch_source(VERSION, tmp_path).read_bytes() == CONTENT
+    assert download_source(VERSION, tmp_path).read_bytes() == CONTENT
     assert index.ranges == [None, "bytes=262144-"]
 
 
 def test_of_a_server_that_knows_no_ranges_all_is_fetched_again(index: IndexServer, tmp_path: Path):
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT[:5000])
     index.heeds_ranges = False
-    assert fetch_source(VERSION, tmp_path).read_bytes() == CONTENT
+    assert download_source(VERSION, tmp_path).read_bytes() == CONTENT
 
 
 def test_a_wrong_checksum_is_refused_and_its_file_deleted(index: IndexServer, tmp_path: Path):
     index.sha256 = "0" * 64
     with pytest.raises(CannotContinue, match=r"damaged .*deleted: run the same command again"):
-        fetch_source(VERSION, tmp_path)
+        download_source(VERSION, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_version_that_the_index_lacks_is_one_line_with_the_nearest(index: IndexServer, tmp_path: Path):
     with pytest.raises(CannotContinue, match=rf"^the index has no .* 9; the nearest are {VERSION}$"):
-        fetch_source("9", tmp_path)
+        download_source("9", tmp_path)
 
 
 @pytest.mark.parametrize(("status", "why"), [(404, "HTTP 404"), (503, "HTTP 503")])
 def test_an_index_that_answers_with_an_error_is_one_line(index: IndexServer, tmp_path: Path, status: int, why: str):
     index.status = status
     with pytest.raises(CannotContinue, match=rf"^no source package .*: {why}\. Next: try again, .*--sdist FILE$"):
-        fetch_source(VERSION, tmp_path)
+        download_source(VERSION, tmp_path)
 
 
 def test_offline_is_one_line_that_names_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     url = "http://user:secret@127.0.0.1:1/simple"
     monkeypatch.setattr(package_index, "_pip_settings", lambda: {"index-url": url})
     with pytest.raises(CannotContinue, match=r"^[^\n]*it cannot be reached\. Next: [^\n]*--sdist FILE$") as raised:
-        fetch_source(VERSION, tmp_path)
+        download_source(VERSION, tmp_path)
     assert "secret" not in str(raised.value)
 
 
@@ -93,7 +93,7 @@ def test_the_pinned_package_that_is_there_needs_no_index(tmp_path: Path, monkeyp
     archive = tmp_path / PINNED_FILENAME
     archive.write_bytes(CONTENT)
     monkeypatch.setattr(source_packages, "PINNED_SHA256", sha256_of(archive))
-    assert fetch_source(PINNED_VERSION, tmp_path) == archive
+    assert download_source(PINNED_VERSION, tmp_path) == archive
     archive.write_bytes(CONTENT[:9])
     with pytest.raises(CannotContinue, match="cannot be reached"):
-        fetch_source(PINNED_VERSION, tmp_path)
+        download_source(PINNED_VERSION, tmp_path)

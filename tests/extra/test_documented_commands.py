@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from tests.helpers.documents import BIN, Block, blocks_of, commands, pages
+from tests.helpers.hub_server import HubServer
 from tests.helpers.service import Service, serving
 from workers.catalog.demo_model import write_demo_model
 
@@ -15,6 +16,11 @@ from workers.catalog.demo_model import write_demo_model
 NAMES = ("bge-m3", "mistral-24b", "phi-4", "qwen3-14b", "qwen3-8b")
 TOOLS = ("curl", "jq", "openssl", "zstd")
 FILES = ("model.gguf", "qwen3-8b-Q4_K_M.gguf")
+# Repositories of the examples, with the demo model as each of these files.
+REPOSITORIES = {
+    "ggml-org/gemma-3-270m-it-GGUF": ("gemma-3-270m-it-Q4_K_M.gguf",),
+    "unsloth/Qwen3-14B-GGUF": ("Qwen3-14B-F16.gguf", "Qwen3-14B-Q8_0.gguf", "Qwen3-14B-Q4_K_M.gguf"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +35,12 @@ def service(tmp_path_factory: pytest.TempPathFactory):
     (folder / "request.json").write_text('{"model": "demo", "messages": [], "max_tokens": 4}')
     (folder / "gpus.json").write_text(example_of_gpus())
     (folder / "config.yaml").write_text(json.dumps({"models": {"demo": {"path": str(demo), "aliases": NAMES}}}))
-    with serving(folder, "--config", str(folder / "config.yaml")) as running:
-        yield running
+    with HubServer() as hub:
+        for name, files in REPOSITORIES.items():
+            hub.add(name, dict.fromkeys(files, demo))
+        plain = {"HF_ENDPOINT": hub.endpoint}
+        with serving(folder, "--config", str(folder / "config.yaml"), plain=plain) as running:
+            yield running
 
 
 def example_of_gpus() -> str:

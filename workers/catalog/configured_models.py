@@ -15,7 +15,7 @@ from app.entities.request_rules import RequestRules
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
-from workers.catalog.hub_cache import companion_in_cache, is_being_fetched
+from workers.catalog.hub_cache import companion_in_cache, is_being_downloaded
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
 
@@ -128,7 +128,7 @@ class FileResolver:
         if not self._cache:
             return f"the Hugging Face cache is disabled: {repo}; set catalog.hugging_face.cache to auto, or to a folder"
         pull = f"llama-smart-proxy pull {repo}"
-        if is_being_fetched(self._cache, repo):
+        if is_being_downloaded(self._cache, repo):
             return f"not in the Hugging Face cache yet: {repo}; it is being fetched, or goes on with: {pull}"
         return f"not in the Hugging Face cache: {repo}; fetch it with: {pull}"
 

@@ -42,7 +42,7 @@ def companion_in_cache(cache: str, repo: str, summaries: FileSummaries) -> GgufF
     return next((file for file in files if wanted in (file.name, file_stem(file.name), file.relative_path)), None)
 
 
-def is_being_fetched(cache: str, repo: str) -> bool:
+def is_being_downloaded(cache: str, repo: str) -> bool:
     """Whether a file of this repository is not complete; huggingface_hub does not say which before it is."""
     blobs = os.path.join(_folder_of(cache, repo), "blobs")
     return any(name.endswith(".incomplete") for name in _names_in(blobs, []))

@@ -17,7 +17,7 @@ from app.entities.model import LATEST, Model
 from app.entities.model_name import folded, glob_pattern, is_glob, literal_length, similar_names
 from app.entities.placement import PlacementConstraints
 from app.entities.request_rules import RequestRules
-from app.use_cases.downloads.names import usual_spelling
+from app.use_cases.downloads.repository_names import usual_spelling
 from workers.catalog.configured_models import ConfiguredModel, model_of
 from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
 from workers.catalog.model_headers import Stamp

@@ -153,7 +153,7 @@ class Downloader:
 
     def _run(self, task: DownloadTask) -> None:
         try:
-            self._fetch(task)
+            self._download(task)
         except Canceled:
             log.info("download canceled model=%s", task.download.model)
         except ProxyError as error:
@@ -172,7 +172,7 @@ class Downloader:
         if task.end(DownloadState.FAILED, error):
             log.warning("download failed model=%s code=%s reason=%r", task.download.model, error.code, str(error))
 
-    def _fetch(self, task: DownloadTask) -> None:
+    def _download(self, task: DownloadTask) -> None:
         cache, began = self._folder(), time.monotonic()
         found = self._find(task.name)
         model, repository = found.model, found.repository

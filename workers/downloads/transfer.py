@@ -73,7 +73,7 @@ class Transfer:
         self._reserve_bytes = reserve_bytes
         self._say = say
 
-    def fetch(self, source: HubFile) -> None:
+    def download(self, source: HubFile) -> None:
         """Have the file's blob in the cache, checked. Another process that fetches it now is waited for.
 
         Raises DownloadFailed, OSError, and what huggingface_hub raises."""
@@ -85,9 +85,9 @@ class Transfer:
         with WeakFileLock(lock):
             self._say("downloading", source.file.path)
             if not blob.exists():
-                self._fetch_checked(source, blob)
+                self._download_checked(source, blob)
 
-    def _fetch_checked(self, source: HubFile, blob: Path) -> None:
+    def _download_checked(self, source: HubFile, blob: Path) -> None:
         partial = source.folder.partial(source.etag)
         for _ in range(2):
             self._receive_all(source, partial)

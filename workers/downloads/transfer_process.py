@@ -61,7 +61,7 @@ def _outcome(job: Job, channel: Connection) -> TransferReport:
     from workers.downloads.failures import failure_of
 
     try:
-        _fetch(job, channel)
+        _download(job, channel)
     except InvalidAnswer as error:
         return TransferReport("failed", str(error))
     except Exception as error:  # of any kind: the parent says what it was
@@ -69,7 +69,7 @@ def _outcome(job: Job, channel: Connection) -> TransferReport:
     return TransferReport("complete")
 
 
-def _fetch(job: Job, channel: Connection) -> None:
+def _download(job: Job, channel: Connection) -> None:
     """The files appear in the cache together, so that nobody finds half a model."""
     from workers.downloads.transfer import Transfer, source_of
 
@@ -79,7 +79,7 @@ def _fetch(job: Job, channel: Connection) -> None:
     if all(folder.is_current(each.etag, each.file.path) for each in sources):
         return  # a path that changes would have a loaded model loaded again
     for source in sources:
-        transfer.fetch(source)
+        transfer.download(source)
     for source in sources:
         folder.link(source.etag, commit, source.file.path)
     folder.set_main(commit)

@@ -28,10 +28,10 @@ from workers.engine_builds.cuda_toolkit import (
     install_packaged,
     toolkit_options,
 )
+from workers.engine_builds.engine_store import build_lock, builds_folder, find_installed, publish_engine
 from workers.engine_builds.machine import BuildMachine
-from workers.engine_builds.registry import build_lock, builds_folder, find_installed, publish_engine
 from workers.engine_builds.source import Source, find_source
-from workers.engine_builds.source_download import fetch_source
+from workers.engine_builds.source_download import download_source
 from workers.engine_builds.stopping import CannotContinue, Deadline
 from workers.engine_builds.tried_build import tried_build
 from workers.engine_builds.vulkan import check_vulkan
@@ -66,7 +66,7 @@ def install_engine(request: BuildRequest, cache: Path, machine: BuildMachine, re
             check_vulkan()
         tools = build_tools(cache, _FOREVER)
         needs = _announced_needs(request.backend, target, cache, machine, reporter)
-        archive = request.sdist or _fetched(request.version, cache, reporter)
+        archive = request.sdist or _downloaded(request.version, cache, reporter)
         source = find_source(archive, builds_folder(cache) / "source")
         if there := _there(cache, request.backend, source.build, target):
             return there
@@ -122,8 +122,8 @@ def _announced_needs(
     return needs
 
 
-def _fetched(version: str, cache: Path, reporter: Reporter) -> Path:
-    return fetch_source(version, builds_folder(cache), partial(reporter.progress, "source package"))
+def _downloaded(version: str, cache: Path, reporter: Reporter) -> Path:
+    return download_source(version, builds_folder(cache), partial(reporter.progress, "source package"))
 
 
 def _number(version: str) -> str:

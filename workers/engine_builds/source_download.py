@@ -17,7 +17,7 @@ LIMIT_BYTES = 1 << 30  # xllamacpp's package has 38 MB
 _PIECE_BYTES = 1 << 18
 
 
-def fetch_source(version: str, folder: Path, on_progress: OnProgress = lambda done, total: None) -> Path:
+def download_source(version: str, folder: Path, on_progress: OnProgress = lambda done, total: None) -> Path:
     """The archive of this version, fetched unless it is there. `on_progress`: bytes. Raises CannotContinue."""
     if kept := _kept(version, folder):
         return kept
@@ -31,7 +31,7 @@ def fetch_source(version: str, folder: Path, on_progress: OnProgress = lambda do
         return archive
     folder.mkdir(parents=True, exist_ok=True)
     part = archive.with_name(f"{archive.name}.part")
-    _fetch(access, package, part, on_progress)
+    _download(access, package, part, on_progress)
     if sha256_of(part) != package.sha256:
         part.unlink()
         raise CannotContinue(
@@ -55,7 +55,7 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _fetch(access: IndexAccess, package: SourcePackage, part: Path, on_progress: OnProgress) -> None:
+def _download(access: IndexAccess, package: SourcePackage, part: Path, on_progress: OnProgress) -> None:
     """Append what `part` lacks."""
     there = part.stat().st_size if part.exists() else 0
     # The archive as it is: a server that compresses it once more would send other bytes than those of the checksum.

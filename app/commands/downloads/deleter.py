@@ -79,7 +79,7 @@ class LocalDeleter:
 
     def delete(self, name: str) -> int:
         from app.errors import NotSupported
-        from app.use_cases.downloads.names import parse_name
+        from app.use_cases.downloads.repository_names import parse_name
 
         model = self._models.definition(name)
         try:
@@ -94,7 +94,7 @@ class LocalDeleter:
 
 def _repository(name: str) -> str:
     """The name of a repository's model in its usual spelling; "" if it is none."""
-    from app.use_cases.downloads.names import InvalidName, parse_name
+    from app.use_cases.downloads.repository_names import InvalidName, parse_name
 
     try:
         return str(parse_name(name))

@@ -16,7 +16,7 @@ from app.use_cases.launch.capabilities import launch_as_started
 from app.use_cases.placement.placement import decide
 from app.use_cases.placement.world import World
 from app.use_cases.reporting.plans import Plan, plan_of
-from workers.build_downloads import model_to_fetch, planned_request
+from workers.build_downloads import model_to_download, planned_request
 
 if TYPE_CHECKING:
     from app.entities.model import Model
@@ -45,7 +45,7 @@ class LocalMachine:
         return Refusal(Reason.DOES_NOT_FIT, own.name, decision.reason, needed, free, decision.suggest)
 
     def _request(self, remote: RemoteModel) -> tuple[Model, PlacementRequest]:
-        model = model_to_fetch(self._settings, remote)
+        model = model_to_download(self._settings, remote)
         model = replace(model, launch=launch_as_started(model.launch, remote.facts))
         return model, request_by_file(remote.shape, model.launch.options, model.constraints, remote.companions)
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from app.commands.console import json_option, print_json, print_table
-from app.commands.downloads.fetcher import Fetcher, fetcher
 from app.commands.downloads.progress import ProgressDisplay
+from app.commands.downloads.puller import Puller, puller
 from app.commands.options import ANSWER_IS_NO, INTERRUPTED
 from app.commands.service_client import url_option
 from app.terminal.downloads import EXPENDABLE, end_text, next_step, quant_table, stopped_text
@@ -43,12 +43,12 @@ def pull_command(name: str, is_plan: bool, is_local: bool, url: str, as_json: bo
     --json prints {"model", "state", "total_bytes", "done_bytes", "problem", ...}, as GET /status has it;
     with --plan the answer of POST /models/pull
     """
-    by = fetcher(url, is_local)
+    by = puller(url, is_local)
     if is_plan:
         _show_plan(by.plan(name), as_json)
         return
     began_at = time.monotonic()
-    download = _fetch(by, name)
+    download = _pull(by, name)
     is_here = download["state"] == "complete"
     if as_json:
         print_json(download)
@@ -66,7 +66,7 @@ def _show_plan(plan: Mapping[str, Any], as_json: bool) -> None:
     click.echo(next_step(plan["quants"]))
 
 
-def _fetch(by: Fetcher, name: str) -> Mapping[str, Any]:
+def _pull(by: Puller, name: str) -> Mapping[str, Any]:
     """The download once it has ended. Ctrl-C ends the command."""
     states = by.pull(name)  # first: a name that is none ends the command
     if by.note:

@@ -15,7 +15,7 @@ def served_model_settings(model: str) -> dict[str, str]:
     path = Path(model).absolute()
     if path.is_file():
         return _settings(path.stem, {"path": str(path)})
-    return _settings(_name_in_catalogue(model) or _fetched(model), {})
+    return _settings(_name_in_catalogue(model) or _downloaded(model), {})
 
 
 def _settings(name: str, entry: dict[str, str]) -> dict[str, str]:
@@ -24,7 +24,7 @@ def _settings(name: str, entry: dict[str, str]) -> dict[str, str]:
 
 def _name_in_catalogue(model: str) -> str:
     """ "" if it has to be fetched. The command ends if it cannot be."""
-    from app.use_cases.downloads.names import InvalidName, parse_name
+    from app.use_cases.downloads.repository_names import InvalidName, parse_name
 
     try:
         name = parse_name(model)
@@ -48,7 +48,7 @@ def _known_name(model: str) -> str:
     return "" if found.problem else found.name
 
 
-def _fetched(model: str) -> str:
+def _downloaded(model: str) -> str:
     """The name of a model that `pull` fetches; if that fails, the command ends with its status.
 
     In a process of its own: the service forks, which a download's threads would not survive."""

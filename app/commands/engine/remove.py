@@ -24,7 +24,7 @@ def remove_engine_command(name: str, is_sure: bool, as_json: bool) -> None:
     \b
     --json prints {"removed": "cuda-11549"}
     """
-    from workers.engine_builds.registry import remove_engine
+    from workers.engine_builds.engine_store import remove_engine
     from workers.folders import cache_folder
 
     engine = installed_or_exit(name)

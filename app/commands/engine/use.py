@@ -30,7 +30,7 @@ def use_command(name: str, config: Path | None, as_json: bool) -> None:
     \b
     --json prints {"use": "cuda-11549"}
     """
-    from workers.engine_builds.registry import choose_engine
+    from workers.engine_builds.engine_store import choose_engine
     from workers.folders import cache_folder
 
     if name != AUTO:

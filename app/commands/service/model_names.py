@@ -36,7 +36,7 @@ def find_entry(url: str, name: str) -> dict[str, Any]:
     """The model's entry of GET /v1/models/ID. The command ends if there is none."""
     answer = call_service(url, "GET", model_path(name))
     if answer.status == 404:
-        exit_without_model(answer, _how_to_fetch(name))
+        exit_without_model(answer, _how_to_pull(name))
     if not answer.is_yes:
         exit_with_error(answer)
     return answer.body
@@ -52,9 +52,9 @@ def exit_without_model(answer: ServiceAnswer, advice: str = "") -> NoReturn:
     exit_no(answer.error.replace(LIST_ROUTE, LIST_COMMAND) + advice)
 
 
-def _how_to_fetch(name: str) -> str:
+def _how_to_pull(name: str) -> str:
     """ "" if it is no name of a repository."""
-    from app.use_cases.downloads.names import InvalidName, parse_name
+    from app.use_cases.downloads.repository_names import InvalidName, parse_name
 
     try:
         return f"\nfetch it:  llama-smart-proxy pull {shlex.quote(str(parse_name(name)))}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from app.commands.downloads.local_fetcher import LocalFetcher
+from app.commands.downloads.local_puller import LocalPuller
 from app.commands.downloads.named_service import is_service_named, status_or_reason
-from app.commands.downloads.service_fetcher import ServiceFetcher
+from app.commands.downloads.service_puller import ServicePuller
 from app.commands.options import exit_no
 from app.commands.service_client import KEY_VARIABLE
 
 
-class Fetcher(Protocol):
+class Puller(Protocol):
     """Downloads are as in GET /status, plans as in the answer to POST /models/pull."""
 
     @property
@@ -29,14 +29,14 @@ class Fetcher(Protocol):
         """Whether it ends: one that somebody else began goes on."""
 
 
-def fetcher(url: str, is_local: bool) -> Fetcher:
+def puller(url: str, is_local: bool) -> Puller:
     """The command ends if a service was named that does not fetch."""
     if is_local:
-        return LocalFetcher()
+        return LocalPuller()
     status, why = status_or_reason(url)
     if status.get("may_pull"):
-        return ServiceFetcher(url)
+        return ServicePuller(url)
     why = why or f"the service at {url} fetches models only for an admin"
     if is_service_named():
         exit_no(f"{why}: set {KEY_VARIABLE} to an admin's key")
-    return LocalFetcher(why)
+    return LocalPuller(why)

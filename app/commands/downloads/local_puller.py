@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 READ_SECONDS = 0.25
 
 
-class LocalFetcher:
+class LocalPuller:
     """By the same code as the service; the settings say where the cache is, and what of the machine may be used."""
 
     def __init__(self, why: str = "") -> None:
@@ -70,7 +70,7 @@ class LocalFetcher:
 
 def parsed_name(name: str) -> RepositoryName:
     """The command ends if it is no name of a repository."""
-    from app.use_cases.downloads.names import InvalidName, parse_name
+    from app.use_cases.downloads.repository_names import InvalidName, parse_name
 
     try:
         return parse_name(name)

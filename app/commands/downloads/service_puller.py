@@ -21,7 +21,7 @@ from app.terminal.downloads import is_running
 Download = Mapping[str, Any]
 
 
-class ServiceFetcher:
+class ServicePuller:
     """What a service does when it is asked to; where it answers no, the command ends."""
 
     note = ""

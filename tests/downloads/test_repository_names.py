@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.repository import RepositoryName
-from app.use_cases.downloads.names import InvalidName, parse_name
+from app.use_cases.downloads.repository_names import InvalidName, parse_name
 
 
 @pytest.mark.parametrize(
