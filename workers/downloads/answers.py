@@ -18,7 +18,7 @@ _TELLING = ("X-Error-Code", "X-Error-Message", "Retry-After")  # of the headers 
 
 
 @contextmanager
-def open_answer(address: str, headers: Mapping[str, str], timeout: httpx2.Timeout) -> Iterator[httpx2.Response]:
+def received_head(address: str, headers: Mapping[str, str], timeout: httpx2.Timeout) -> Iterator[httpx2.Response]:
     """What is at an address, or where redirects lead; its body is not read. Another origin gets no token (httpx2).
 
     Raises httpx2.HTTPError."""
@@ -38,7 +38,7 @@ def raise_for_status(response: httpx2.Response) -> None:
     """Raises HfHubHTTPError for everything but a body that was asked for, as hf_raise_for_status does for errors."""
     if response.is_success:
         return
-    told = {name: response.headers[name] for name in _TELLING if name in response.headers}
-    head = httpx2.Response(response.status_code, headers=told, request=response.request)
+    kept = {name: response.headers[name] for name in _TELLING if name in response.headers}
+    head = httpx2.Response(response.status_code, headers=kept, request=response.request)
     hf_raise_for_status(head)
     raise HfHubHTTPError(f"status {response.status_code}", response=head)  # a redirect to nowhere

@@ -19,7 +19,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from app.entities.repository import Repository, RepositoryFile
 from app.errors import DownloadFailed
-from workers.downloads.answers import open_answer, raise_for_status
+from workers.downloads.answers import raise_for_status, received_head
 from workers.downloads.failures import failure_of, retry_after_header
 
 MAX_ANSWER_BYTES = 16 << 20  # a description of a repository with 10,000 files has 5 MB
@@ -86,7 +86,7 @@ class Hub:
     def _stream(address: str, headers: Mapping[str, str]) -> AbstractContextManager[httpx2.Response]:
         """Without compression: a few bytes could become many."""
         every = {**build_hf_headers(library_name="llama-smart-proxy"), "Accept-Encoding": "identity", **headers}
-        return open_answer(address, every, httpx2.Timeout(SILENCE_SECONDS))
+        return received_head(address, every, httpx2.Timeout(SILENCE_SECONDS))
 
 
 def bounded_pieces(response: httpx2.Response, count: int, deadline: float, repo: str) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ from app.entities.repository import RepositoryFile
 from app.errors import DownloadFailed
 from app.use_cases.downloads.disk import disk_problem
 from app.use_cases.downloads.retries import MAX_TRIES, pause_seconds
-from workers.downloads.answers import open_answer, raise_for_status
+from workers.downloads.answers import raise_for_status, received_head
 from workers.downloads.cache_layout import RepositoryFolder
 from workers.downloads.failures import retry_after_header
 
@@ -149,7 +149,7 @@ class Transfer:
             "Accept-Encoding": "identity",
         }
         timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        with open_answer(source.url, headers, timeout) as response:
+        with received_head(source.url, headers, timeout) as response:
             raise_for_status(response)
             if response.status_code == 206:
                 self._write_range(response, target, begin, end, source)
