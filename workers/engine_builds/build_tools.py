@@ -36,6 +36,14 @@ def _install(folder: Path, deadline: Deadline) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     log, environment = folder / _LOG, dict(os.environ)
     failed = "cmake is not on PATH (Debian, Ubuntu: sudo apt install cmake ninja-build), and PyPI's is not to be had"
-    run_logged([sys.executable, "-m", "venv", str(folder)], environment, log, deadline, failed)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir"]
+    run_logged([sys.executable, "-P", "-m", "venv", str(folder)], environment, log, deadline, failed)
+    pip = [
+        str(folder / "bin" / "python"),
+        "-P",
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+    ]
     run_logged([*pip, "--only-binary=:all:", *_REQUIREMENTS], environment, log, deadline, failed)

@@ -136,8 +136,17 @@ def _install(folder: Path, deadline: Deadline) -> None:
     python = folder / "bin" / "python"
     if not python.exists():
         failed = "no environment for NVIDIA's packages could be made (Debian, Ubuntu: sudo apt install python3-venv)"
-        run_logged([sys.executable, "-m", "venv", str(folder)], environment, log, deadline, failed)
-    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir", "--only-binary=:all:"]
+        run_logged([sys.executable, "-P", "-m", "venv", str(folder)], environment, log, deadline, failed)
+    pip = [
+        str(python),
+        "-P",
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-cache-dir",
+        "--only-binary=:all:",
+    ]
     run_logged([*pip, REQUIREMENT], environment, log, deadline, "NVIDIA's CUDA packages could not be installed")
 
 
