@@ -9,6 +9,7 @@ import pytest
 
 from app.entities.repository import Repository, RepositoryFile
 from app.errors import DownloadFailed, ModelNotFound, ProxyError
+from tests.helpers.hub_answers import MOST_ENDLESS_BYTES
 from tests.helpers.hub_repository import Content
 from tests.helpers.hub_server import HubServer
 from workers.downloads import hub as hub_access
@@ -70,6 +71,21 @@ def test_a_server_error_is_tried_again_and_then_told(hub: HubServer):
     assert Hub(hub.endpoint).repository(REPO).files
     hub.fail(500, "/api/models")
     assert "the server answered 500; try again later" in str(failure(hub))
+
+
+@pytest.mark.parametrize(("status", "told"), [(400, "answered 400"), (503, "answered 503"), (302, "redirects")])
+def test_the_body_of_a_refusal_or_redirect_is_not_read(hub: HubServer, status: int, told: str):
+    """huggingface_hub reads it whole, and decompressed: one without an end took all memory of the service."""
+    hub.add(REPO, {"a.gguf": b"abc"})
+    hub.fail(status, "/api/models", headers={"Location": f"/api/models/{REPO}"}, is_endless=True)
+    assert told in str(failure(hub))
+    assert hub.endless_bytes < MOST_ENDLESS_BYTES
+
+
+def test_a_redirect_to_nowhere_is_no_answer(hub: HubServer):
+    hub.add(REPO, {"a.gguf": b"abc"})
+    hub.fail(302, "/api/models")
+    assert "the server answered 302" in str(failure(hub))
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_check(hub: HubServer):

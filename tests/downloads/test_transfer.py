@@ -71,6 +71,20 @@ def test_bytes_of_an_earlier_try_that_are_wrong_cost_a_fresh_start(
     assert hub.bytes_served() == 2 * len(DATA) - MIB
 
 
+@pytest.mark.parametrize("count", [0, MIB])
+def test_a_page_in_the_place_of_a_file_costs_nothing_that_came_before(
+    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """As of a network that wants a login. It once took the place of what was there, and the file came twice."""
+    hub.add(REPO, {FILE: DATA})
+    partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(DATA[:count])
+    hub.fail(200, f"storage:{REPO}/{FILE}", times=1)
+    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert hub.bytes_served() == len(DATA) - count
+
+
 def test_an_exhausted_quota_is_said(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk itself has room."""
 

@@ -13,13 +13,13 @@ from workers.engine_builds.stopping import CannotContinue, Deadline
 
 pytestmark = pytest.mark.integration
 
-# As `python -m venv FOLDER`: the pip in it writes down what it is asked for.
+# As `python -P -m venv FOLDER`: the pip in it writes down what it is asked for.
 PYTHON = """\
 #!/bin/sh
-[ "$2" = venv ] || exit 1
-/bin/mkdir -p "$3/bin"
-printf '#!/bin/sh\\necho "$@" >>"%s/asked"\\n{ending}\\n' "$3" >"$3/bin/python"
-/bin/chmod +x "$3/bin/python"
+[ "$1 $3" = "-P venv" ] || exit 1
+/bin/mkdir -p "$4/bin"
+printf '#!/bin/sh\\necho "$@" >>"%s/asked"\\n{ending}\\n' "$4" >"$4/bin/python"
+/bin/chmod +x "$4/bin/python"
 """
 
 
@@ -62,7 +62,9 @@ def test_what_is_missing_comes_from_pypi_once(tmp_path: Path, tools: Path, there
     assert build_tools(tmp_path / "cache", Deadline(60.0)) == (str(folder / "bin"),)
     assert build_tools(tmp_path / "cache", Deadline(60.0)) == (str(folder / "bin"),)
     (asked,) = (folder / "asked").read_text().splitlines()
-    assert asked.endswith("--only-binary=:all: cmake>=3.28,<5 ninja>=1.11,<2")
+    assert asked.startswith("-P -m pip install ") and asked.endswith(
+        "--only-binary=:all: cmake>=3.28,<5 ninja>=1.11,<2"
+    )
 
 
 def test_where_pypi_cannot_be_reached_the_system_s_package_is_named_and_the_next_run_tries_again(

@@ -27,7 +27,5 @@ def test_an_environment_without_pip_is_repaired(tmp_path: Path):
 def test_a_python_without_venv_says_which_package_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     python = a_program(tmp_path / "python", "#!/bin/sh\necho ensurepip is not available\nexit 1\n")
     monkeypatch.setattr(python_environment.sys, "executable", str(python))
-    with pytest.raises(
-        CannotContinue, match=r"(?s)^cmake is missing: no Python.*apt install python3-venv.*ensurepip"
-    ):
+    with pytest.raises(CannotContinue, match=r"(?s)^cmake is missing: no Python.*apt install python3-venv.*ensurepip"):
         install_packages(tmp_path / "tools", ("cmake",), Deadline(60), "cmake is missing")

@@ -35,6 +35,14 @@ def test_an_index_is_read_in_both_forms(index: IndexServer, is_html: bool):
     assert package.size_bytes == (0 if is_html else len(CONTENT))
 
 
+def test_a_module_called_pip_in_the_current_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`python -m pip` looks there first: whoever wrote the folder would run code as who installs an engine in it."""
+    (tmp_path / "pip.py").write_text("open('pip-was-run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    index_access()
+    assert not (tmp_path / "pip-was-run").exists()
+
+
 @pytest.mark.parametrize("is_html", [False, True])
 def test_a_package_is_fetched_once_with_its_progress(index: IndexServer, tmp_path: Path, is_html: bool):
     index.is_html = is_html

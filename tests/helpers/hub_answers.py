@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.helpers.hub_faults import Fault
-from tests.helpers.hub_repository import Repo, info, tree
+from tests.helpers.hub_repository import CHUNK_BYTES, Repo, info, tree
 
 if TYPE_CHECKING:
     from tests.helpers.hub_server import HubServer
+
+
+MOST_ENDLESS_BYTES = 64 << 20
 
 
 class Server(ThreadingHTTPServer):
@@ -156,9 +159,20 @@ class HubHandler(_Handler):
         return repo
 
     def _fails(self, fault: Fault | None) -> bool:
-        if fault and fault.status:
+        if fault and fault.is_endless:
+            self._send_endlessly(fault)
+        elif fault and fault.status:
             self.refuse(fault.status, headers=fault.headers)
         return bool(fault and fault.status)
+
+    def _send_endlessly(self, fault: Fault) -> None:
+        """Until the client leaves, or it is clear that it does not."""
+        self.send_response(fault.status or 0)
+        for name, value in {"Content-Type": "text/plain", **fault.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        while self.hub.endless_bytes < MOST_ENDLESS_BYTES:
+            self.hub.endless_bytes += self.wfile.write(bytes(CHUNK_BYTES))
 
     def _resolve(self, name: str, revision: str, path: str) -> None:
         if (repo := self._repository(f"{name}/{path}", name, revision)) is None:

@@ -55,6 +55,7 @@ class HubServer:
         self.bytes_per_second: float | None = None  # of each answer with a file
         self.requests: list[str] = []  # "HEAD /user/repo/resolve/main/file"
         self.served: list[Served] = []
+        self.endless_bytes = 0  # that were sent of bodies without an end
         self.tokens_sent_to_storage: list[str] = []  # must stay empty
         self._faults: list[Fault] = []
         self._held: tuple[str, int] | None = None
@@ -89,11 +90,16 @@ class HubServer:
         return self.repos[name]
 
     def fail(
-        self, status: int, path: str = "", times: int | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        path: str = "",
+        times: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_endless: bool = False,
     ) -> None:
         """Answer with this status. `path`: a regular expression for "user/repo/file", "/api/models/user/repo..." or,
         only at the storage, "storage:user/repo/file"."""
-        self._faults.append(Fault(path, times, status, headers or {}))
+        self._faults.append(Fault(path, times, status, headers or {}, is_endless=is_endless))
 
     def cut(self, path: str, at: int, times: int | None = 1) -> None:
         """Close the connection of an answer that comes to this offset of the file."""

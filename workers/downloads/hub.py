@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from urllib.parse import quote
 
 import httpx2
-from huggingface_hub import constants, get_session, hf_hub_url
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+from huggingface_hub import constants, hf_hub_url
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from app.entities.repository import Repository, RepositoryFile
 from app.errors import DownloadFailed
+from workers.downloads.answers import raise_for_status, received_head
 from workers.downloads.failures import failure_of, retry_after_header
 
 MAX_ANSWER_BYTES = 16 << 20  # a description of a repository with 10,000 files has 5 MB
@@ -69,7 +70,7 @@ class Hub:
             try:
                 response = stack.enter_context(self._stream(address, headers))
                 if pause is None or response.status_code not in TEMPORARY:
-                    hf_raise_for_status(response)
+                    raise_for_status(response)
                     return response
                 pause = min(MAX_PAUSE_SECONDS, max(pause, retry_after_header(response) or 0.0))
             except httpx2.TransportError as error:
@@ -81,13 +82,11 @@ class Hub:
             time.sleep(pause)
         raise AssertionError("the last try ends it")
 
-    @contextmanager
-    def _stream(self, address: str, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
-        """Without compression: a few bytes could become many. A redirect to another origin gets no token (httpx2)."""
+    @staticmethod
+    def _stream(address: str, headers: Mapping[str, str]) -> AbstractContextManager[httpx2.Response]:
+        """Without compression: a few bytes could become many."""
         every = {**build_hf_headers(library_name="llama-smart-proxy"), "Accept-Encoding": "identity", **headers}
-        timeout = httpx2.Timeout(SILENCE_SECONDS)
-        with get_session().stream("GET", address, headers=every, timeout=timeout, follow_redirects=True) as response:
-            yield response
+        return received_head(address, every, httpx2.Timeout(SILENCE_SECONDS))
 
 
 def bounded_pieces(response: httpx2.Response, count: int, deadline: float, repo: str) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
@@ -28,6 +28,7 @@ from app.entities.repository import RepositoryFile
 from app.errors import DownloadFailed
 from app.use_cases.downloads.disk import disk_problem
 from app.use_cases.downloads.retries import MAX_TRIES, pause_seconds
+from workers.downloads.answers import raise_for_status, received_head
 from workers.downloads.cache_layout import RepositoryFolder
 from workers.downloads.failures import retry_after_header
 
@@ -147,16 +148,25 @@ class Transfer:
             "Range": f"bytes={begin}-{end - 1}",
             "Accept-Encoding": "identity",
         }
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with get_session().stream("GET", source.url, headers=headers, timeout=timeout) as response:
-            hf_raise_for_status(response)
-            if response.status_code != 206:  # the whole file, from its beginning
-                target.seek(0)
-                target.truncate()
-                begin, end = 0, source.file.size_bytes
-            elif not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
-                raise DownloadFailed(f"{source.file.path}: the server answered another range than asked for")
-            self._write(response.iter_raw(), target, end - begin, source)
+        timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        with received_head(source.url, headers, timeout) as response:
+            raise_for_status(response)
+            if response.status_code == 206:
+                self._write_range(response, target, begin, end, source)
+            else:
+                self._write_rest(response, target, begin, source)
+
+    def _write_range(self, response: httpx2.Response, target: FileIO, begin: int, end: int, source: HubFile) -> None:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
+            raise DownloadFailed(f"{source.file.path}: the server answered another range than asked for")
+        self._write(response.iter_raw(), target, end - begin, source)
+
+    def _write_rest(self, response: httpx2.Response, target: FileIO, begin: int, source: HubFile) -> None:
+        """Of an answer that is the whole file, as of some caches. One that is shorter is none of it: a page of a
+        network that wants a login, say."""
+        self._write(_after(begin, response.iter_raw()), target, source.file.size_bytes - begin, source)
+        if target.tell() < source.file.size_bytes:
+            target.truncate(begin)
 
     def _write(self, chunks: Iterator[bytes], target: FileIO, expected: int, source: HubFile) -> None:
         unchecked = SPACE_CHECK_BYTES
@@ -180,6 +190,14 @@ class Transfer:
         return disk_problem(
             missing, shutil.disk_usage(partial.parent).free, self._reserve_bytes, str(source.folder.cache)
         )
+
+
+def _after(count: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Without the first `count` bytes."""
+    for chunk in chunks:
+        if rest := chunk[count:]:
+            yield rest
+        count = max(0, count - len(chunk))
 
 
 def _write_all(target: FileIO, chunk: bytes) -> None:

@@ -118,7 +118,7 @@ class _Links(HTMLParser):
 
 def _pip_settings() -> Mapping[str, str]:
     """By name. Of an environment without pip, as uv makes them, the variables alone."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
+    command = [sys.executable, "-P", "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     found = [match.groups() for line in listed.splitlines() if (match := _LINE.fullmatch(line))]
     by_place = {place: {name: _unquoted(value) for at, name, value in found if at == place} for place in _PRECEDENCE}

@@ -11,6 +11,8 @@ from workers.engine_builds.logged_command import run_logged
 from workers.engine_builds.stopping import Deadline
 
 LOG = "install.log"
+_MODULE = ("-P", "-m")  # -P: none of the current folder
+_PIP_OPTIONS = ("--disable-pip-version-check", "--no-cache-dir", "--only-binary=:all:")
 _NO_VENV = "no Python environment could be made (Debian, Ubuntu: sudo apt install python3-venv)"
 
 
@@ -25,7 +27,8 @@ def install_packages(folder: Path, requirements: Sequence[str], deadline: Deadli
     log, environment = folder / LOG, dict(os.environ)
     # Where python3-venv is missing, an environment with a python and no pip remains.
     if not (folder / "bin" / "pip").exists():
-        run_logged([sys.executable, "-m", "venv", str(folder)], environment, log, deadline, f"{failed}: {_NO_VENV}")
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-cache-dir"]
-    run_logged([*pip, "--only-binary=:all:", *requirements], environment, log, deadline, failed)
+        venv = [sys.executable, *_MODULE, "venv", str(folder)]
+        run_logged(venv, environment, log, deadline, f"{failed}: {_NO_VENV}")
+    pip = [str(folder / "bin" / "python"), *_MODULE, "pip", "install", *_PIP_OPTIONS]
+    run_logged([*pip, *requirements], environment, log, deadline, failed)
     (folder / "complete").touch()
