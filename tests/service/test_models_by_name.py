@@ -137,6 +137,21 @@ def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_p
     assert not list((tmp_path / "hub").rglob("*.gguf"))
 
 
+def test_of_two_copies_of_one_file_the_one_that_is_named_is_deleted(hub: HubServer, tmp_path: Path):
+    """They are one model with two names. `rm` of the second name deleted the first repository's file."""
+    copies = [f"org/{name}-GGUF" for name in ("copy-a", "copy-b")]
+    for repo in copies:
+        hub.add(repo, {"copy-Q8_0.gguf": a_model_of(hub, 9)})
+        assert command(hub, tmp_path, "pull", repo, "--local").returncode == 0
+    refused = command(hub, tmp_path, "rm", f"{copies[1]}:Q8_0", "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"{copies[1]}:Q8_0 is the same file as {copies[0]}:Q8_0" in refused.stderr
+    assert len(list((tmp_path / "hub").rglob("copy-Q8_0.gguf"))) == 2
+    for repo in copies:
+        assert command(hub, tmp_path, "rm", repo, "--yes").returncode == 0
+    assert not list((tmp_path / "hub").rglob("copy-Q8_0.gguf"))
+
+
 def test_without_a_service_a_repository_is_planned_and_what_never_fits_is_refused(hub: HubServer, tmp_path: Path):
     hub.add("org/foo-GGUF", ten_quants())
     lines = command(hub, tmp_path, "pull", "org/foo-GGUF", "--plan").stdout.splitlines()
