@@ -14,6 +14,7 @@ from app.entities.engines import Backend, InstalledEngine, InstructionSet
 
 DESCRIPTION = "engine.json"
 IN_USE = "in-use"
+MAX_DIGITS = 20  # of a version
 
 
 def engines_folder(cache: Path) -> Path:
@@ -76,9 +77,9 @@ def _read(folder: Path) -> InstalledEngine | None:
             size_bytes=int(said["size_bytes"]),
             binary=str(binary.absolute()),
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def _number(version: str) -> int:
-    return int(version) if version.isdecimal() else 0
+    return int(version) if version.isdecimal() and len(version) < MAX_DIGITS else 0
