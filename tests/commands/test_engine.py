@@ -152,6 +152,13 @@ def test_a_signal_ends_the_compilers_and_the_same_command_continues(tmp_path, ca
     assert not runs(int(compiler.read_text()))
 
 
+def test_two_backends_are_wrong_use(cache):
+    """The last one was built, without a word on the other."""
+    both = engine("install", "--cuda", "--cpu")
+    assert (both.exit_code, cache.exists()) == (2, False)
+    assert "--cuda or --cpu, not both" in both.output
+
+
 def test_a_version_beside_a_source_package_is_wrong_use(tmp_path, cache):
     result = engine("install", "--version", "11549", "--sdist", str(a_source(tmp_path)))
     assert (result.exit_code, "--version or --sdist, not both" in result.stderr) == (2, True)

@@ -14,7 +14,6 @@ from app.entities.engines import Backend, InstalledEngine, InstructionSet
 
 DESCRIPTION = "engine.json"
 IN_USE = "in-use"
-MAX_DIGITS = 20  # of a version
 
 
 def engines_folder(cache: Path) -> Path:
@@ -32,7 +31,7 @@ def installed_engines(cache: Path) -> list[InstalledEngine]:
     folder = engines_folder(cache)
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     found = [engine for name in names if (engine := _read(folder / name))]
-    return sorted(found, key=lambda engine: (-_number(engine.version), engine.name))
+    return sorted(found, key=lambda engine: (-engine.build_number, engine.name))
 
 
 def description_of(binary: Path) -> InstalledEngine | None:
@@ -79,7 +78,3 @@ def _read(folder: Path) -> InstalledEngine | None:
         )
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
-
-
-def _number(version: str) -> int:
-    return int(version) if version.isdecimal() and len(version) < MAX_DIGITS else 0
