@@ -24,7 +24,7 @@ TINY, OTHER, BROKEN = "org/tiny-GGUF:Q4_K_M", "org/other-GGUF:Q8_0", "org/gated-
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     model = write_demo_model(tmp_path_factory.mktemp("hub"))
     with HubServer() as hub:
-        hub.add("org/tiny-GGUF", {"tiny-Q8_0.gguf": b"never fetched", "tiny-Q4_K_M.gguf": model})
+        hub.add("org/tiny-GGUF", {"tiny-Q8_0.gguf": b"never downloaded", "tiny-Q4_K_M.gguf": model})
         hub.add("org/other-GGUF", {"other-Q8_0.gguf": model.read_bytes() + bytes(32), "README.md": "text"})
         hub.add(BROKEN, {"gated-Q4_K_M.gguf": model}, gated=True)
         yield hub
@@ -80,7 +80,7 @@ def test_a_request_fetches_its_model_and_is_answered(hub: HubServer, service: Se
     hub.add("org/asked-GGUF", {"asked-Q4_K_M.gguf": a_model_of(hub, padding=1)})
     answer = service.chat("org/asked-GGUF")
     assert (answer.status_code, answer.json()["model"]) == (200, "org/asked-GGUF:Q4_K_M")
-    assert service.chat("org/other-GGUF").status_code == 404  # not one of those that requests may fetch
+    assert service.chat("org/other-GGUF").status_code == 404  # not one of those that requests may download
     metrics = service.get("/metrics").text
     received = re.search(r"^llama_smart_proxy_download_bytes_total (\S+)", metrics, re.MULTILINE)
     assert received is not None and 0 < float(received[1]) <= hub.bytes_served()
@@ -127,7 +127,7 @@ def test_the_service_plans_a_repository_and_refuses_what_never_fits_before_its_w
 def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_path: Path):
     pulled = command(hub, tmp_path, "pull", "org/other-GGUF", "--json")
     assert (pulled.returncode, json.loads(pulled.stdout)["model"]) == (0, OTHER)
-    assert pulled.stderr.startswith(f"nothing answers at http://127.0.0.1:1: fetching into {tmp_path}/hub\n")
+    assert pulled.stderr.startswith(f"nothing answers at http://127.0.0.1:1: downloading into {tmp_path}/hub\n")
     assert list((tmp_path / "hub").rglob("other-Q8_0.gguf"))
     before = hub.bytes_served("org/other-GGUF")
     again = command(hub, tmp_path, "pull", OTHER, "--local")

@@ -1,6 +1,6 @@
 """`engine install`: from a source package to an engine that was tried and is installed.
 
-What can be known to fail is checked before anything is fetched. Whatever ends it early, the same call continues.
+What can be known to fail is checked before anything is downloaded. Whatever ends it early, the same call continues.
 """
 
 from __future__ import annotations
