@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+MAX_DIGITS = 20  # of a version: Python converts no text of thousands
+
 
 class Backend(enum.StrEnum):
     """What a llama-server was built for."""
@@ -39,4 +41,4 @@ class InstalledEngine:
     @property
     def build_number(self) -> int:
         """0 if it is not known."""
-        return int(self.version) if self.version.isdecimal() else 0
+        return int(self.version) if self.version.isdecimal() and len(self.version) < MAX_DIGITS else 0

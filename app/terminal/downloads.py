@@ -121,6 +121,8 @@ def next_step(quants: Sequence[Mapping[str, Any]]) -> str:
     """The command to type after the table."""
     best = next((quant for quant in quants if quant["recommended"]), None)
     if best is None:
+        if not any(quant["outcome"] for quant in quants):
+            return "None of them could be planned."
         return "None of them fits this machine with 32k of context."
     verb, what = ("run", "chat with it") if best["downloaded"] else ("pull", "pull it")
     return f"{what}:  llama-smart-proxy {verb} {shlex.quote(printable(best['name']))}"

@@ -105,3 +105,4 @@ def test_the_next_step_fits_what_there_is():
     here = [a_quant("Q4_K_M", recommended=True, downloaded=True)]
     assert next_step(here) == f"chat with it:  llama-smart-proxy run {NAME}"
     assert next_step([a_quant("Q4_K_M")]) == "None of them fits this machine with 32k of context."
+    assert next_step([a_quant("Q4_K_M", outcome=None)]) == "None of them could be planned."

@@ -114,7 +114,7 @@ def _repository(repo: str, said: Mapping[str, Any]) -> Repository:
         raise ValueError("it names no commit")
     # The repository's own spelling of its name: huggingface.co finds it in any case, and folders are named by it.
     name = said.get("id")
-    is_same = isinstance(name, str) and name.lower() == repo.lower()
+    is_same = isinstance(name, str) and name.isascii() and name.lower() == repo.lower()
     return Repository(str(name) if is_same else repo, revision, tuple(filter(None, map(_file, files))))
 
 

@@ -76,5 +76,5 @@ def _read(folder: Path) -> InstalledEngine | None:
             size_bytes=int(said["size_bytes"]),
             binary=str(binary.absolute()),
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
