@@ -30,7 +30,6 @@ from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.clients.client_watch import ClientWatcher
-from workers.configuration_check import ConfigurationCheck
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
@@ -43,6 +42,7 @@ from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
 from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
 from workers.request_bodies.held_body import RequestBodies
+from workers.startup_check import StartupCheck
 from workers.state_files import StateFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.activity import Activity
@@ -86,8 +86,10 @@ class Runtime:
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()
         self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
-        self._check = ConfigurationCheck(self._store, self._catalog, shapes, self._needs, engine)
-        self._reload = ConfigurationReload(settings, self._store, self._catalog, self._check.candidate, self._apply)
+        self._startup_check = StartupCheck(self._store, self._catalog, shapes, self._needs, engine)
+        self._reload = ConfigurationReload(
+            settings, self._store, self._catalog, self._startup_check.candidate, self._apply
+        )
         self.services = self._build_services()
 
     def _build_pool(self) -> Pool:
@@ -148,7 +150,9 @@ class Runtime:
         self._clients.start()
         self._relay.mover.start()
         # Needs the history of loads.
-        self._gpus.start(self._check.of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
+        self._gpus.start(
+            self._startup_check.of_pinned(self._settings, self._catalog) if self._settings.pinned else None
+        )
         self._pool.start()
         self._engine_reader.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):

@@ -1,4 +1,4 @@
-"""ConfigurationCheck: what a configuration must pass before it is used, at a start and at a reload."""
+"""StartupCheck: what a configuration must pass before it is used: at a start, and again at a reload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.reload import CheckedConfiguration
 from workers.telemetry.store import StateStore
 
 
-class ConfigurationCheck:
+class StartupCheck:
     """Changes nothing of the service. Thread-safe as far as its parts are; reloads call it one at a time."""
 
     def __init__(
