@@ -10,7 +10,7 @@ from __future__ import annotations
 from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.expert_copies import uncounted_expert_bytes
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
-from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_quantized
+from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_plain, is_quantized
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
     loses_flash_attention,
@@ -207,7 +207,7 @@ def _attention(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCe
         # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
         transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
         return scores + transposed
-    if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
+    if not options.devices or is_plain(options) or not graph.has_flash_attention:
         return 0
     # CUDA's flash attention reads f16: one layer's whole cache is dequantized (fattn.cu, ..._get_alloc_size).
     base = cells.base * shape.widest_base if has_base else 0
@@ -220,10 +220,6 @@ def _outputs(options: ModelOptions, w: Work) -> int:
     if options.task is not Task.COMPLETION:
         return w.tokens
     return w.slots * (1 + {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max))
-
-
-def _is_quantized(options: ModelOptions) -> bool:
-    return options.cache_type_k != "f16" or options.cache_type_v != "f16"
 
 
 def _masks(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
