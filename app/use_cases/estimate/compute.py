@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
-from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_quantized
+from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_quantized, tokens_at_once
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
     loses_flash_attention,
@@ -19,7 +19,6 @@ from app.use_cases.estimate.op_offload import (
 from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes, shared_cache_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
 from app.use_cases.model_shape import architectures as arch
-from app.use_cases.model_shape.graph_shape import GraphShape
 from app.use_cases.model_shape.shape import ModelShape, between
 
 
@@ -42,7 +41,7 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range], used: list[range]) -> list[int]:
     """Bytes on each device in `used`."""
     cells = cache_cells(shape, options)
-    w = _work(shape.graph, options, cells)
+    w = _work(shape, options, cells)
     flash = uses_flash_attention(shape, options)
     if len(used) > 1 and is_pipelined(shape, options):
         return [
@@ -93,7 +92,7 @@ def _sequential_peak(
 
 def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """One embedding of all tokens, and the requested logits (with GPUs these are in pinned RAM)."""
-    w = _work(shape.graph, options, cache_cells(shape, options))
+    w = _work(shape, options, cache_cells(shape, options))
     has_logits = shape.graph.architecture not in arch.WITHOUT_CACHE
     return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, _outputs(options, w))
 
@@ -107,7 +106,7 @@ def _without_experts(shape: ModelShape, w: Work) -> int:
 def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """Bytes in RAM for the graph: masks and embeddings to be copied to the devices."""
     cells = cache_cells(shape, options)
-    w = _work(shape.graph, options, cells)
+    w = _work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
     mask = _masks(shape, w, cells, uses_flash_attention(shape, options), everywhere)
     used = [layers for layers in ranges if layers]
@@ -120,7 +119,7 @@ def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[ra
 def drafting_compute_bytes(shape: ModelShape, options: ModelOptions) -> tuple[int, int]:
     """Compute bytes of the MTP drafting context: on its device, and in RAM."""
     cells = cache_cells(shape, options)
-    w = _work(shape.graph, options, cells)
+    w = _work(shape, options, cells)
     layer = experts(w) if shape.graph.expert_ff else dense(w)
     mask = 2 * cells.base * w.tokens
     if options.devices > 1 and is_pipelined(shape, options):
@@ -149,12 +148,9 @@ def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
     return has_kernel or forced
 
 
-def _work(graph: GraphShape, options: ModelOptions, cells: CacheCells) -> Work:
-    tokens = min(cells.ctx, options.ubatch_tokens, options.batch_tokens)
-    if options.task is not Task.COMPLETION:
-        tokens = min(cells.ctx, options.ubatch_tokens)  # the server sets the batch to the ubatch
-    slots = max(1, options.parallel)
-    return Work(graph, -(-tokens // slots) * slots, slots)
+def _work(shape: ModelShape, options: ModelOptions, cells: CacheCells) -> Work:
+    tokens, slots = min(cells.ctx, tokens_at_once(shape, options)), max(1, options.parallel)
+    return Work(shape.graph, -(-tokens // slots) * slots, slots)
 
 
 def _peak(
