@@ -12,7 +12,9 @@ from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encode
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_quantized, tokens_at_once
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
+    experts_alone_bytes,
     loses_flash_attention,
+    only_copies,
     op_offload_bytes,
     with_cache_in_ram,
 )
@@ -35,7 +37,23 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
         return [next(sizes) + _cpu_extra_bytes(shape, options)]
     if not any(ranges):
         return [next(sizes), *[0] * (len(ranges) - 1)]
-    return [next(sizes) if layers in used else 0 for layers in ranges]
+    found = [next(sizes) if layers in used else 0 for layers in ranges]
+    if only_copies(shape, options, ranges):
+        found[0] = _copying_bytes(shape, options, ranges)
+    return found
+
+
+def _copying_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
+    """Bytes on a first device that only computes with weights from RAM."""
+    cells, flash = cache_cells(shape, options), uses_flash_attention(shape, options)
+    w, moved = _work(shape, options, cells), moved_tensors(shape, options, ranges)
+    in_ram = range(ranges[0].start)
+    if not in_ram:
+        return experts_alone_bytes(shape, w)
+    peak = _peak(shape, options, w, cells, flash, in_ram, has_inputs=True)
+    copied = op_offload_bytes(shape, options, w, cells, in_ram.stop, moved)
+    experts_copied = experts_alone_bytes(shape, w) if options.n_cpu_moe else 0
+    return max(peak, copied, experts_copied) + _masks(shape, w, cells, flash, in_ram)
 
 
 def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range], used: list[range]) -> list[int]:
@@ -45,7 +63,9 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     flash = uses_flash_attention(shape, options)
     if len(used) > 1 and is_pipelined(shape, options):
         return [
-            _peak(shape, options, w, cells, flash, layers, False)
+            _output_bytes(shape, options, w, MAX_COPIES)
+            if index and layers.start >= shape.hparams.n_layer
+            else _peak(shape, options, w, cells, flash, layers, False)
             + MAX_COPIES * _masks(shape, w, cells, flash, layers)
             + inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
             for index, layers in enumerate(used)
@@ -56,9 +76,15 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
     moved = moved_tensors(shape, options, ranges)
     totals = []
-    for index, layers in enumerate(used):
+    copies_first = only_copies(shape, options, ranges)
+    for index, layers in enumerate(used, start=int(copies_first)):
+        if index and layers.start >= shape.hparams.n_layer:
+            totals.append(_output_bytes(shape, options, w, 0))
+            continue
         peak = _sequential_peak(shape, options, w, cells, flash, layers, moved, index)
         totals.append(peak + _masks(shape, w, cells, flash, layers))
+    if copies_first:
+        return totals
     first_mask = _masks(shape, w, cells, flash, used[0])
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in
@@ -80,7 +106,7 @@ def _sequential_peak(
 ) -> int:
     """Peak bytes on device `index` of those in use, without pipelining and masks."""
     if index > 0 and experts_all_in_ram(shape, options, moved, layers):  # they are computed on the first device
-        peak = _without_experts(shape, w)
+        peak = max(_without_experts(shape, w), _attention(shape, options, w, cells, flash, layers))
     else:
         peak = _peak(shape, options, w, cells, flash, layers, has_inputs=layers.start == 0)
     if not options.kv_offload and options.devices:
@@ -88,6 +114,14 @@ def _sequential_peak(
     elif layers.start > 0:
         peak += shared_cache_bytes(shape, options, cells, layers)
     return peak - (2 * w.e if index else 0)  # the two embedding inputs are on the first device only
+
+
+def _output_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int) -> int:
+    """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
+    from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
+    stage, and normalized."""
+    rows = min(w.tokens, _outputs(options, w))
+    return 4 * rows * (shape.graph.vocab + (copies + 1) * shape.graph.embd)
 
 
 def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:

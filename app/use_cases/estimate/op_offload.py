@@ -23,6 +23,14 @@ def experts_all_in_ram(shape: ModelShape, options: ModelOptions, moved: MovedTen
     return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
 
 
+def only_copies(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> bool:
+    """Whether the first device has no layers but computes with weights from RAM: ggml copies them to the first that can
+    (ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur), not to the first that has layers."""
+    if not any(ranges) or ranges[0]:
+        return False
+    return ranges[0].start > 0 or bool(shape.graph.expert_ff and options.n_cpu_moe)
+
+
 def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_layer: int) -> bool:
     """Whether flash_attn "auto" may resolve to off because of the first GPU layer.
 
@@ -75,6 +83,13 @@ def _experts(shape: ModelShape, options: ModelOptions, w: Work) -> int:
     if family in TWO_EXPERTS_AT_ONCE or (family == "llama4" and options.devices > 1):
         return 2 * shape.largest_expert_bytes + 6 * w.e
     return shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
+
+
+def experts_alone_bytes(shape: ModelShape, w: Work) -> int:
+    """Peak bytes of a device that computes experts from RAM and nothing else. With few tokens, the next two tensors are
+    copied in at once."""
+    largest = shape.largest_expert_bytes
+    return max(shape.two_experts_bytes + w.e, largest + 2 * w.expert_e + max(3 * w.e, w.expert_ff))
 
 
 def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int) -> int:

@@ -67,6 +67,7 @@ class ModelShape:
     widest_window: int
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
+    two_experts_bytes: int  # the two largest of one layer
     empty_layers: int  # layers of the metadata that have no tensors
     graph: GraphShape
 
@@ -134,6 +135,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "largest_bytes": tuple(map(_largest, blocks)),
         "empty_layers": sum(not block for block in blocks),
         "largest_expert_bytes": max(map(_largest, experts), default=0),
+        "two_experts_bytes": max(map(_two_largest, experts), default=0),
     } | _outside_of_blocks(outside_blocks, hp)
 
 
@@ -165,6 +167,10 @@ def _in_ram(tensors: Iterable[Tensor]) -> int:
 
 def _largest(tensors: Iterable[Tensor]) -> int:
     return max((tensor.size_bytes for tensor in tensors), default=0)
+
+
+def _two_largest(tensors: Iterable[Tensor]) -> int:
+    return sum(sorted(tensor.size_bytes for tensor in tensors)[-2:])
 
 
 def _reads(hp: Hparams) -> list[bool]:
