@@ -20,7 +20,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[embedded,test]'
 	@touch $@
 
-# MODEL: a file, or user/repo:QUANT of Hugging Face, which is fetched first. Without it: the demo model.
+# MODEL: a file, or user/repo:QUANT of Hugging Face, which is downloaded first. Without it: the demo model.
 run: install
 	@exec $(BIN)/llama-smart-proxy serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model '$(MODEL)')
 

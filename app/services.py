@@ -75,7 +75,9 @@ class RequestSettings:
     default_model: str | None = None  # of requests that name none
     list_aliases: bool = False  # /v1/models has them as ids
     public_url: str | None = None  # the service's URL as browsers know it, if the Host header is another
-    download_policy: DownloadPolicy = field(default_factory=DownloadPolicy)  # which models a request may have fetched
+    download_policy: DownloadPolicy = field(
+        default_factory=DownloadPolicy
+    )  # which models a request may have downloaded
     loading_comments: bool | str = True  # "reasoning_content": as reasoning, which chat clients display
 
 

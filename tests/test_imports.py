@@ -143,6 +143,7 @@ COMPOSITION_ROOT = {
         "workers/build_gauges.py",
         "workers/build_limits.py",
         "workers/check_pinned.py",
+        "workers/startup_check.py",
     ),
     *(
         "workers/runtime.py",

@@ -16,19 +16,16 @@ from app.entities.launch import Task
 from app.entities.model import Model
 from app.errors import ProxyError
 from app.services import Services
-from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.pool_state import PoolState
-from workers.agents import load_agents
 from workers.build_catalog import build_catalog, has_models
 from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
 from workers.builders import build_engine, build_engine_reader, build_relay, build_spawn, gpus_at_start
-from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
@@ -38,7 +35,6 @@ from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
-from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.pool.pinning import Pinning
 from workers.pool.plans import Plans
 from workers.pool.pool import Pool
@@ -46,6 +42,7 @@ from workers.pool.preload import begin_preload
 from workers.pool.watchdog import status_line, watchdog_from
 from workers.reload import CheckedConfiguration, ConfigurationReload, newly_preloaded
 from workers.request_bodies.held_body import RequestBodies
+from workers.startup_check import StartupCheck
 from workers.state_files import StateFiles
 from workers.telemetry.access_log import AccessLog
 from workers.telemetry.activity import Activity
@@ -72,7 +69,7 @@ class Runtime:
         self._refusals = refusals
         self.has_models = has_models(settings)
         self._engine = engine = build_engine(settings, self._engine_replaced)
-        self._shapes = shapes = ModelHeaders(model_shape)
+        shapes = ModelHeaders(model_shape)
         self._files = StateFiles(state_folder(), settings)
         self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
@@ -89,7 +86,10 @@ class Runtime:
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
         self._pool = self._build_pool()
         self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
-        self._reload = ConfigurationReload(settings, self._store, self._catalog, self._prepare, self._apply)
+        self._startup_check = StartupCheck(self._store, self._catalog, shapes, self._needs, engine)
+        self._reload = ConfigurationReload(
+            settings, self._store, self._catalog, self._startup_check.candidate, self._apply
+        )
         self.services = self._build_services()
 
     def _build_pool(self) -> Pool:
@@ -150,7 +150,9 @@ class Runtime:
         self._clients.start()
         self._relay.mover.start()
         # Needs the history of loads.
-        self._gpus.start(self._check_of_pinned(self._settings, self._catalog) if self._settings.pinned else None)
+        self._gpus.start(
+            self._startup_check.of_pinned(self._settings, self._catalog) if self._settings.pinned else None
+        )
         self._pool.start()
         self._engine_reader.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):
@@ -163,10 +165,6 @@ class Runtime:
         gc.collect()
         gc.freeze()
 
-    def _check_of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
-        pinned = pinned_requests(settings.pinned, catalog, self._needs)
-        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine.facts), read_memory)
-
     def _load(self, model: Model) -> None:
         self._pool.load(model, self.services.settings.max_wait_seconds, self._clients.watch(None))
 
@@ -176,17 +174,6 @@ class Runtime:
         """Search for model files, and apply a changed configuration. The log says what came of it."""
         with contextlib.suppress(ProxyError):  # is logged
             self._reload.reload()
-
-    def _prepare(self, settings: Settings) -> CheckedConfiguration:
-        """Checks what a start checks. Raises ConfigurationError and OSError."""
-        load_agents(settings.agents)
-        catalog = build_catalog(settings, self._shapes, earlier=self._catalog)
-        if not catalog.is_scanned:
-            raise OSError("the models could not be searched; the log says why")
-        check = self._check_of_pinned(settings, catalog)
-        if errors := check.certain_errors(self._store.gpus):
-            raise ConfigurationError(*errors)
-        return CheckedConfiguration(settings, catalog, check)
 
     def _apply(self, candidate: CheckedConfiguration, changes: ModelChanges) -> None:
         """New requests see the new keys and models first; then the pool ends what has changed."""

@@ -68,7 +68,7 @@ def main() -> None:
 @click.option(
     "--model",
     metavar="NAME_OR_FILE",
-    help="Model to serve: a *.gguf file, or user/repo:QUANT of Hugging Face, which is fetched first if it is not here. "
+    help="Model to serve: a *.gguf file, or user/repo:QUANT of Hugging Face, downloaded first if it is missing. "
     "Requests that name no model get it.",
 )
 def serve(

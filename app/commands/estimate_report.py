@@ -11,6 +11,7 @@ from app.entities.gguf import GgufHeader
 from app.entities.launch import ModelOptions
 from app.entities.memory import DeviceMemory, Estimate
 from app.use_cases.estimate.largest_context import Fit
+from app.use_cases.estimate.tensor_split import used_gpus
 
 MIB = 1024**2
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
@@ -33,7 +34,7 @@ def report_data(
             "tensor_bytes": sum(tensor.size_bytes for tensor in header.tensors),
         },
         "settings": asdict(options),
-        "devices": [_items(device) for device in result.devices],
+        "devices": [{"gpu": gpu, **_items(each)} for gpu, each in zip(used_gpus(options), result.devices, strict=True)],
         "host": {item: value for item, value in _items(result.host).items() if item in ITEMS[:3]},
         "confidence": str(result.confidence),
         "notes": [*result.notes, *notes],
@@ -56,7 +57,7 @@ def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str
         f"context {settings['ctx_size']:,}, {slots} slot{'s' * (slots > 1)}{sharing},"
         f" KV {settings['cache_type_k']}/{settings['cache_type_v']}",
         "",
-        *_table(result),
+        *_table(result, [device["gpu"] for device in report["devices"]]),
         "",
         f"confidence: {report['confidence']}",
         *report["notes"],
@@ -70,12 +71,12 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _table(result: Estimate) -> list[str]:
+def _table(result: Estimate, gpus: Sequence[int]) -> list[str]:
     has_margin = any(device.margin_bytes for device in (*result.devices, result.host))
     titles = ["weights", "context", "compute", "overhead", "total", *(["margin", "booked"] if has_margin else [])]
     rows = [("MiB", titles)]
-    for index, device in enumerate(result.devices):
-        rows.append((f"GPU {index}", _cells(device, has_margin)))
+    for gpu, device in zip(gpus, result.devices, strict=True):
+        rows.append((f"GPU {gpu}", _cells(device, has_margin)))
     host = _cells(result.host, has_margin)
     rows.append(("RAM", host if result.host.overhead_bytes else [*host[:3], "", *host[4:]]))
     return [f"{name:8}" + "".join(f" {cell:>11}" for cell in cells).rstrip() for name, cells in rows]
@@ -88,14 +89,15 @@ def _cells(memory: DeviceMemory, has_margin: bool) -> list[str]:
 
 
 def _distinct(fits: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The fits, merged into one if the cache type makes no difference, as for models without a cache."""
-    if len({(fit["ctx_size"], fit["total_bytes"]) for fit in fits}) == 1:
-        return [fits[0] | {"cache_type_k": "any"}]
+    """The fits, merged into one if several types were tried and make no difference, as for models without a cache."""
+    if len(fits) > 1 and len({(fit["ctx_size"], fit["total_bytes"]) for fit in fits}) == 1:
+        return [fits[0] | dict.fromkeys(("cache_type_k", "cache_type_v"), "any")]
     return fits
 
 
 def _fit_line(fit: dict[str, Any]) -> str:
+    k, v = fit["cache_type_k"], fit["cache_type_v"]
     return (
-        f"fits with KV {fit['cache_type_k']:5} up to a context of {fit['ctx_size']:>9,} tokens"
+        f"fits with KV {k if k == v else f'{k}/{v}':5} up to a context of {fit['ctx_size']:>9,} tokens"
         f" ({fit['total_bytes'] / MIB:,.0f} MiB booked on the fullest device)"
     )

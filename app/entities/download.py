@@ -29,7 +29,7 @@ class Download:
     started_at: float  # unix seconds
     total_bytes: int | None = None  # None: not known yet
     done_bytes: int = 0
-    file: str = ""  # being fetched, its path in the repository
+    file: str = ""  # being downloaded, its path in the repository
     bytes_per_second: float | None = None  # over the last seconds; None: not known
     # Of a failed one: what happened, the numbers, and what to do next. Of one that runs: why it waits, and how long.
     problem: str = ""

@@ -1,4 +1,4 @@
-"""Which models may be fetched from Hugging Face repositories without an admin's order."""
+"""Which models may be downloaded from Hugging Face repositories without an admin's order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DownloadRule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DownloadPolicy:
-    """The settings that decide which models a request may have fetched."""
+    """The settings that decide which models a request may have downloaded."""
 
     rule: DownloadRule = DownloadRule.OFF
     allow: tuple[str, ...] = ()  # globs over "user/repo" and "user/repo:QUANT"
@@ -30,7 +30,7 @@ class DownloadPolicy:
         return self.rule is DownloadRule.ON or (self.rule is DownloadRule.ALLOW and bool(self.allow))
 
     def allows(self, name: RepositoryName) -> bool:
-        """Whether the model may be fetched. A glob for a repository allows all of its quantizations; case does not
+        """Whether the model may be downloaded. A glob for a repository allows all of its quantizations; case does not
         matter, as on Hugging Face."""
         if self.rule is not DownloadRule.ALLOW:
             return self.rule is DownloadRule.ON

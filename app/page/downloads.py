@@ -11,7 +11,7 @@ from typing import Any
 from app.page.text import duration, size
 
 _STYLES = {"complete": "ok", "failed": "bad", "canceled": ""}
-_KEPT = "what came is kept"
+_KEPT = "the partial download is kept"
 
 
 def downloads_view(status: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Port of the downloads: models that are fetched from Hugging Face repositories by name."""
+"""Port of the downloads of models from Hugging Face repositories, by name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from app.use_cases.downloads.repository_plan import RepositoryPlan
 
 
 class Downloads(Protocol):
-    """Fetches models into the Hugging Face cache (workers.downloads.downloader.Downloader). Thread-safe."""
+    """Downloads models into the Hugging Face cache (workers.downloads.downloader.Downloader). Thread-safe."""
 
     @property
     def all(self) -> tuple[Download, ...]:
         """The running ones, and those that ended in the last minutes; a frozen snapshot, the latest start last."""
 
     def start(self, name: RepositoryName) -> Download:
-        """Begin to fetch a model, or join the download of the same files. Returns at once, mostly with `checking`: what
+        """Start a download, or join the one of the same files. Returns at once, mostly with `checking`: what
         goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown,
         NotSupported where the cache is not used."""
 
@@ -32,7 +32,7 @@ class Downloads(Protocol):
         it would go now. Reads their headers, which takes seconds. Raises ModelNotFound, DownloadFailed, Overloaded."""
 
     def cancel(self, name: RepositoryName) -> bool:
-        """Stop it; what came so far stays for the next try. Whether it was running."""
+        """Stop it; the partial download is kept. Whether it was running."""
 
     def remove(self, model: Model, unused_by: Sequence[Model]) -> int:
         """Delete the files of a model from the Hugging Face cache, except those that other models of `unused_by` have

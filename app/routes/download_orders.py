@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from app.entities.download import Download, DownloadState
 from app.entities.model import Model
 from app.entities.repository import RepositoryName
-from app.errors import InvalidRequest, ModelNotFound, NotAllowed, ProxyError
+from app.errors import InvalidRequest, ModelNotFound, NotAllowed, NotSupported, ProxyError
 from app.routes.download_rules import check_pull, repository_name, visible_downloads, wanted_download
 from app.routes.incoming_request import IncomingRequest
 from app.routes.open_stream import OpenStream
-from app.routes.visibility import find_model
+from app.routes.visibility import find_model, visible_text
+from app.use_cases.downloads.repository_names import why_not_deleted
 
 POLL_SECONDS = 0.5
 UNCHANGED_SECONDS = 5.0  # after which a state is sent once more, as a sign of life
@@ -102,7 +103,7 @@ def delete_model(request: IncomingRequest, name: str) -> int:
     """Delete the files of a model from the Hugging Face cache, then unload it; returns the bytes that become free.
 
     A download that runs is canceled instead; what one left that has ended is deleted. Raises ModelNotFound, and
-    NotSupported for a model that is elsewhere.
+    NotSupported for a model that is elsewhere, and for a name of another repository that has the same file.
     """
     services = request.services
     if cancel_download(request, name):
@@ -113,6 +114,8 @@ def delete_model(request: IncomingRequest, name: str) -> int:
         if freed_bytes := _delete_remains(request, name):
             return freed_bytes
         raise
+    if problem := why_not_deleted(name, model.name):
+        raise NotSupported(visible_text(request, problem))
     others = [each for each in services.catalog.models() if each.name != model.name]
     try:
         freed_bytes = services.downloads.remove(model, others)

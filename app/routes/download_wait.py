@@ -97,7 +97,7 @@ class DownloadWait:
             raise self._still_downloading()
         found = self._services.downloads.wait(self._wanted.name, seconds)
         if found is not None and found.state is DownloadState.CANCELED:
-            raise DownloadFailed(f"the download of {self.download.model} was canceled; what came so far is kept")
+            raise DownloadFailed(f"the download of {self.download.model} was canceled; the partial download is kept")
         self.download = found or self.download
         return found is None or not found.is_running
 

@@ -1,4 +1,4 @@
-"""Downloads: models are fetched from Hugging Face repositories, and deleted from the cache, by order."""
+"""Downloads of models from Hugging Face repositories, and deletions from the cache, by order."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _servable_or_downloaded(request: IncomingRequest, name: str, client: Watched
 @bp.post("/models/unload")
 def unload() -> Response:
     """Returns once its processes have ended. Requests that they are answering are finished first, if the order does
-    not say how long it waits for them. A model that is being downloaded no longer is: what came so far is kept."""
+    not say how long it waits for them. A model that is being downloaded no longer is: the partial download is kept."""
     s, request = services(), current_request()
     with admitted(s):
         name, seconds = _ordered(request, _grace_seconds)

@@ -152,7 +152,7 @@ CHANGES = (
     Change(
         "other-programs",
         _models_of_other_programs,
-        "models that Ollama and LM Studio have fetched are listed and served, too; catalog.ollama: off and "
+        "models that Ollama and LM Studio have downloaded are listed and served, too; catalog.ollama: off and "
         "catalog.lm_studio: off prevent this",
     ),
     Change(

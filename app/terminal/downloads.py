@@ -13,7 +13,7 @@ from app.use_cases.reporting.phrases import GIB, MIB, SAID_IN_GIB
 BAR_CELLS = 28
 LEAST_BAR_CELLS = 8
 LEAST_NAME_CELLS = 16
-_KEPT = "what came is kept, and the same command goes on from there"
+_KEPT = "the partial download is kept, and the same command resumes it"
 EXPENDABLE = ("CONTEXT", "NEEDS")  # columns of the table of quants, the first one first
 OUTCOME_STYLES = {"evict": "yellow", "wait": "yellow", "refuse": "red"}
 
@@ -84,7 +84,7 @@ def stopped_text(download: Mapping[str, Any], is_canceled: bool) -> str:
     name = printable(download["model"])
     if is_canceled:
         return f"{name}: stopped at {done_text(download)}; {_KEPT}"
-    return f"{name}: the service goes on fetching it; the same command shows its progress again"
+    return f"{name}: the service goes on with the download; the same command shows its progress again"
 
 
 # --- the quants of a repository -------------------------------------------------------------------------------------
@@ -121,6 +121,8 @@ def next_step(quants: Sequence[Mapping[str, Any]]) -> str:
     """The command to type after the table."""
     best = next((quant for quant in quants if quant["recommended"]), None)
     if best is None:
+        if not any(quant["outcome"] for quant in quants):
+            return "None of them could be planned."
         return "None of them fits this machine with 32k of context."
     verb, what = ("run", "chat with it") if best["downloaded"] else ("pull", "pull it")
     return f"{what}:  llama-smart-proxy {verb} {shlex.quote(printable(best['name']))}"

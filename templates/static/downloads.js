@@ -6,7 +6,7 @@ import { duration, size } from "./format.js";
 import { subscribe } from "./store.js";
 
 const STYLES = { complete: "ok", failed: "bad", canceled: "" };
-const KEPT = "what came is kept";
+const KEPT = "the partial download is kept";
 
 export function startDownloads() {
   const section = document.getElementById("downloads"), form = document.getElementById("pull");

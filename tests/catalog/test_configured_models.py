@@ -150,7 +150,7 @@ def test_names_take_precedence_over_aliases_and_earlier_aliases_over_later_ones(
         ({"path": Path("sub")}, "sub is not a regular file"),
         (
             {"repo": "u/Bar:Q4_K_M"},
-            "not in the Hugging Face cache: u/Bar:Q4_K_M; fetch it with: llama-smart-proxy pull u/Bar:Q4_K_M",
+            "not in the Hugging Face cache: u/Bar:Q4_K_M; download it with: llama-smart-proxy pull u/Bar:Q4_K_M",
         ),
         ({}, "no such model: looked for mine in {home}/conf, {home}/models, the Hugging Face cache"),
         (

@@ -122,7 +122,7 @@ def test_a_file_of_several_revisions_is_that_of_main_or_the_last_one(tmp_path: P
 
 
 def test_a_newer_revision_with_another_file_takes_none_away(tmp_path: Path):
-    """A pull of one quantization used to hide those that were fetched before its repository changed."""
+    """A pull of one quantization used to hide those that were downloaded before its repository changed."""
     cached(tmp_path, "u/Foo", "F-Q8_0.gguf", revision="old", mtime=1)
     cached(tmp_path, "u/Foo", "F-Q4_0.gguf", revision="new", main="new", mtime=2)
     assert names(tmp_path) == ["u/Foo:Q4_0", "u/Foo:Q8_0"]

@@ -78,5 +78,7 @@ def test_a_repository_that_is_being_fetched_is_an_entrys_problem(tmp_path: Path)
     (blobs / "abc.incomplete").touch()
     mine = ConfiguredModel("mine", LaunchSettings(), repo="u/Foo:Q8_0")
     catalog = Catalog([], LaunchSettings(), hub_cache=tmp_path, entries=[mine])
-    with pytest.raises(InvalidModelFile, match="is being fetched, or goes on with: llama-smart-proxy pull u/Foo:Q8_0"):
+    with pytest.raises(
+        InvalidModelFile, match="is being downloaded, or resume it with: llama-smart-proxy pull u/Foo:Q8_0"
+    ):
         catalog.servable(catalog.find("mine"))

@@ -134,6 +134,6 @@ def test_a_repository_that_llama_server_would_fetch_is_fetched_here(tmp_path):
     settings = yaml.safe_load(done.stdout)
     assert settings["models"]["qwen"]["repo"] == "unsloth/Qwen3-8B-GGUF:Q4_K_M"
     assert settings["catalog"] == {"list_aliases": True, "hugging_face": {"download": "allow"}}
-    assert "fetched into the Hugging Face cache by its first request, or by `pull`" in done.stderr
+    assert "downloaded into the Hugging Face cache by its first request, or by `pull`" in done.stderr
     without = convert(tmp_path, yaml.dump({"models": {"qwen": {"cmd": "llama-server --port ${PORT} -m /m/qwen.gguf"}}}))
     assert "catalog" not in yaml.safe_load(without.stdout)

@@ -120,7 +120,7 @@ def test_an_unknown_engine_is_answered_with_those_that_there_are(cache):
     assert (result.exit_code, "no engine 'cuda-1' is installed; installed: none" in result.stderr) == (1, True)
 
 
-def test_cuda_without_a_readable_card_is_one_line_before_anything_is_fetched(tmp_path, cache):
+def test_cuda_without_a_readable_card_is_one_line_before_anything_is_downloaded(tmp_path, cache):
     result = engine("install", "--cuda", "--sdist", str(tmp_path))
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "nvidia-smi" in result.stderr
@@ -152,13 +152,20 @@ def test_a_signal_ends_the_compilers_and_the_same_command_continues(tmp_path, ca
     assert not runs(int(compiler.read_text()))
 
 
+def test_two_backends_are_wrong_use(cache):
+    """The last one was built, without a word on the other."""
+    both = engine("install", "--cuda", "--cpu")
+    assert (both.exit_code, cache.exists()) == (2, False)
+    assert "--cuda or --cpu, not both" in both.output
+
+
 def test_a_version_beside_a_source_package_is_wrong_use(tmp_path, cache):
     result = engine("install", "--version", "11549", "--sdist", str(a_source(tmp_path)))
     assert (result.exit_code, "--version or --sdist, not both" in result.stderr) == (2, True)
     assert not cache.exists()
 
 
-def test_a_disk_that_is_too_small_is_one_line_before_anything_is_fetched(tmp_path, cache, monkeypatch):
+def test_a_disk_that_is_too_small_is_one_line_before_anything_is_downloaded(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(install_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100 << 20))
     result = engine("install", "--cpu")
     last = result.stderr.splitlines()[-1]
@@ -188,14 +195,14 @@ def test_an_engine_that_is_installed_is_neither_fetched_nor_built_again(tmp_path
     assert (result.exit_code, json.loads(result.stdout)["instruction_set"]) == (0, "avx2"), result.output
 
 
-def test_vulkan_without_its_headers_is_one_line_before_anything_is_fetched(tmp_path, cache, monkeypatch):
+def test_vulkan_without_its_headers_is_one_line_before_anything_is_downloaded(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(install_module, "check_vulkan", partial(check_vulkan, {}, ()))
     result = engine("install", "--vulkan")
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
     assert "a build for Vulkan needs glslc and the Vulkan headers" in result.stderr
 
 
-def test_nvidia_s_packages_for_another_architecture_are_one_line_before_anything_is_fetched(cache, monkeypatch):
+def test_nvidia_s_packages_for_another_architecture_are_one_line_before_anything_is_downloaded(cache, monkeypatch):
     nvidia = BuildMachine(((8, 9),), True, (13, 0), (InstructionSet.NATIVE,), 2, 8 << 30)
     monkeypatch.setattr(machine, "this_build_machine", lambda: nvidia)
     monkeypatch.setattr(install_module, "find_toolkits", list)

@@ -117,6 +117,23 @@ def test_a_quantized_v_cache_is_not_offered_without_flash_attention(demo: str):
     assert [fit["cache_type_v"] for fit in found] == ["f16"]
 
 
+def test_split_mode_none_is_about_its_gpu_alone(demo: str):
+    """The size is the second GPU's, and so is the row: it once was a traceback, and a row named GPU 0."""
+    alone = (demo, "--devices", "2", "-sm", "none", "-mg", "1")
+    report = answer(*alone, "--fit-in", "24GiB,700MiB")
+    assert [device["gpu"] for device in report["devices"]] == [1]
+    assert report["fit"] == answer(demo, "--fit-in", "700MiB")["fit"]
+    assert "GPU 1 " in run_estimate(*alone).output and "GPU 0 " not in run_estimate(*alone).output
+    nothing = run_estimate(*alone, "--fit-in", "24GiB,1MiB")
+    assert nothing.exit_code == 1 and "GPU 1 needs" in nothing.output
+
+
+def test_only_types_that_were_tried_are_called_any(demo: str, tmp_path: Path):
+    """Without flash attention a quantized V is refused, so a context with f16 says nothing about it."""
+    assert "fits with KV f16 " in run_estimate(demo, "--flash-attn", "off", "--fit-in", "2GiB").output
+    assert "fits with KV q8_0/f16 " in run_estimate(demo, "-ctk", "q8_0", "-fa", "off", "--fit-in", "2GiB").output
+
+
 def test_options_without_the_expected_effect_are_noted(demo: str):
     notes = answer(demo, "--ctx-size", "65536", "--ubatch-size", "4096", "--n-cpu-moe", "3")["notes"]
     assert [word for note, word in zip(notes, ("trained", "batch", "experts"), strict=True) if word in note] == [

@@ -1,4 +1,4 @@
-"""`pull` with a service that fetches the model."""
+"""`pull` with a service that downloads the model."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_refusal_of_the_service_is_its_error():
 def test_a_service_that_stops_says_that_nothing_is_lost():
     with pulling(a_download()) as to:
         result = pull(to)
-    assert (result.exit_code, "what came is kept" in result.stderr) == (1, True)
+    assert (result.exit_code, "the partial download is kept" in result.stderr) == (1, True)
 
 
 def test_a_named_service_that_does_not_let_this_key_is_the_end():
@@ -111,8 +111,8 @@ def test_a_plan_is_a_table_with_the_next_command():
 @pytest.mark.parametrize(
     ("before", "orders", "text"),
     [
-        ([], ["/models/pull", "/models/unload"], "stopped at 4.8 of 8.4 GiB; what came is kept"),
-        ([a_download()], ["/models/pull"], "the service goes on fetching it"),  # somebody else ordered it
+        ([], ["/models/pull", "/models/unload"], "stopped at 4.8 of 8.4 GiB; the partial download is kept"),
+        ([a_download()], ["/models/pull"], "the service goes on with the download"),  # somebody else ordered it
     ],
 )
 def test_ctrl_c_stops_what_it_began(before: list[dict[str, object]], orders: list[str], text: str):

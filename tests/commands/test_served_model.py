@@ -1,4 +1,4 @@
-"""`serve --model`: what it makes of its argument, before anything is fetched."""
+"""`serve --model`: what it makes of its argument, before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 
 def fails_to_pull(model: str) -> str:
-    raise AssertionError(f"{model} is fetched")
+    raise AssertionError(f"{model} is downloaded")
 
 
 def test_a_file_is_served_under_its_name(tmp_path: Path):

@@ -141,7 +141,11 @@ def test_models_are_counted_by_where_they_were_found():
 
 @pytest.mark.parametrize(
     ("words", "fix"),
-    [("Permission denied: x", "chmod"), ("no such file: x", "models.NAME.path"), ("cut off", "fetch the file again")],
+    [
+        ("Permission denied: x", "chmod"),
+        ("no such file: x", "models.NAME.path"),
+        ("cut off", "download the file again"),
+    ],
 )
 def test_the_fix_of_a_broken_model_follows_from_the_reason(words: str, fix: str):
     assert fix in model_findings(ModelFacts(models=[CheckedModel("a", problem=words)]))[-1].fix

@@ -150,7 +150,7 @@ def test_two_processes_that_pull_one_file_fetch_it_once(hub: HubServer, cache: P
         first.start(NAME)
         until(lambda: size(partial(cache, DATA)) == MIB)
         second.start(NAME)
-        until(lambda: second.all[0].problem == "another process is fetching this file")
+        until(lambda: second.all[0].problem == "another process is downloading this file")
         assert second.all[0].done_bytes == MIB
         hub.release()
         pull(first)

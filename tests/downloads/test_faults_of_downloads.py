@@ -1,4 +1,4 @@
-"""What goes wrong while a model is fetched: one line each that says what to do, and what came stays."""
+"""What goes wrong during a download: one line each that says what to do, and the partial download is kept."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_killed_process_is_said_and_the_next_try_goes_on(hub: HubServer, cache
         until(lambda: size(partial(cache, DATA)) == MIB)
         for child in transfer_processes():
             child.kill()
-        with pytest.raises(DownloadFailed, match="what came so far stays"):
+        with pytest.raises(DownloadFailed, match="the partial download is kept"):
             found.wait(NAME, SECONDS)
         hub.release()
         pull(found)

@@ -149,3 +149,10 @@ def test_the_spelling_of_a_name_is_the_repositorys(hub: HubServer, monkeypatch: 
     assert Hub(hub.endpoint).repository(REPO).repo == "Org/Model-GGUF"
     described(hub, monkeypatch, id="evil/other")
     assert Hub(hub.endpoint).repository(REPO).repo == REPO
+
+
+def test_a_letter_that_is_another_in_lower_case_is_none_of_a_name(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
+    """The sign for kelvin is k in lower case: no folder of the cache has that name, and a plan was a 500."""
+    described(hub, monkeypatch, id="org/\u212ardel")
+    hub.add("org/krdel", {})
+    assert Hub(hub.endpoint).repository("org/krdel").repo == "org/krdel"

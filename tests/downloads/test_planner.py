@@ -123,6 +123,19 @@ def test_a_plan_ends_in_bounded_time(hub: HubServer, tmp_path: Path, monkeypatch
     found = planned(hub, SimulatedMachine(tmp_path, {"GPU-a": 16.0}))
     assert found["Q8_0"]["problem"] == "its header could not be read within 1 s"
     assert found["Q4_0"]["recommended"]
+    readers = [each for each in threading.enumerate() if each.name == "remote-headers"]
+    assert readers and all(each.daemon for each in readers), "the end of a command does not wait for them"
+
+
+def test_a_hub_that_describes_a_repository_byte_by_byte_is_not_waited_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Each byte was soon enough for the client's time limit."""
+    monkeypatch.setattr(planner, "PLAN_SECONDS", 1.0)
+    hub.add(REPO, ten_quants())
+    hub.trickle("/api/models")
+    with pytest.raises(DownloadFailed, match="did not describe it within 1 s"):
+        planned(hub, SimulatedMachine(tmp_path, {"GPU-a": 16.0}))
 
 
 def test_many_models_are_not_all_planned(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

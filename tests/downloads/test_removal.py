@@ -17,7 +17,7 @@ from workers.downloads.removal import delete_from_cache, delete_partial_files
 OLD, NEW = "a" * 40, "b" * 40
 
 
-def fetched(cache: Path, path: str, etag: str, revision: str = NEW, repo: str = "u/Foo") -> Path:
+def downloaded(cache: Path, path: str, etag: str, revision: str = NEW, repo: str = "u/Foo") -> Path:
     """A file as a download leaves it; files with one ETag are one blob."""
     folder = cache / f"models--{repo.replace('/', '--')}"
     blob = folder / "blobs" / (etag * 64)
@@ -42,23 +42,23 @@ def names(cache: Path) -> list[str]:
 
 
 def test_a_model_is_deleted_and_its_neighbour_stays(tmp_path: Path):
-    blob = fetched(tmp_path, "F-Q4_0.gguf", "1")
-    fetched(tmp_path, "F-Q8_0.gguf", "2")
+    blob = downloaded(tmp_path, "F-Q4_0.gguf", "1")
+    downloaded(tmp_path, "F-Q8_0.gguf", "2")
     assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES
     assert not blob.exists() and names(tmp_path) == ["u/Foo:Q8_0"]
 
 
 def test_a_projector_that_another_model_uses_stays(tmp_path: Path):
-    projector = fetched(tmp_path, "mmproj-F16.gguf", "3")
-    fetched(tmp_path, "F-Q4_0.gguf", "1")
-    fetched(tmp_path, "F-Q8_0.gguf", "2")
+    projector = downloaded(tmp_path, "mmproj-F16.gguf", "3")
+    downloaded(tmp_path, "F-Q4_0.gguf", "1")
+    downloaded(tmp_path, "F-Q8_0.gguf", "2")
     assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and projector.exists()
     assert remove(tmp_path, "u/Foo:Q8_0") == 2 * GGUF_BYTES and not projector.exists()
 
 
 def test_a_file_to_which_a_link_leads_out_of_the_cache_stays(tmp_path: Path):
     cache, precious = tmp_path / "cache", a_gguf(tmp_path / "precious.gguf")
-    blob = fetched(cache, "F-Q4_0.gguf", "1")
+    blob = downloaded(cache, "F-Q4_0.gguf", "1")
     link = blob.parents[1] / "snapshots" / NEW / "F-Q8_0.gguf"
     link.symlink_to(precious)
     assert remove(cache, "u/Foo:Q8_0") == 0
@@ -71,22 +71,22 @@ def test_a_file_to_which_a_link_leads_out_of_the_cache_stays(tmp_path: Path):
 
 @pytest.mark.parametrize("repo", ["a/b/c", "ü/x", "a/..b"])
 def test_a_folder_that_no_download_made_is_not_deleted(tmp_path: Path, repo: str):
-    blob = fetched(tmp_path, "F-Q4_0.gguf", "1", repo=repo)
+    blob = downloaded(tmp_path, "F-Q4_0.gguf", "1", repo=repo)
     with pytest.raises(NotSupported, match="delete its files yourself"):
         remove(tmp_path, f"{repo}:Q4_0")
     assert blob.exists()
 
 
 def test_with_its_last_model_a_repository_leaves_nothing(tmp_path: Path):
-    fetched(tmp_path, "F-Q4_0-00001-of-00002.gguf", "1")
-    fetched(tmp_path, "F-Q4_0-00002-of-00002.gguf", "2")
+    downloaded(tmp_path, "F-Q4_0-00001-of-00002.gguf", "1")
+    downloaded(tmp_path, "F-Q4_0-00002-of-00002.gguf", "2")
     assert remove(tmp_path, "u/Foo:Q4_0") == 2 * GGUF_BYTES
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_goes_from_all_revisions(tmp_path: Path):
-    fetched(tmp_path, "F-Q4_0.gguf", "1", revision=OLD)
-    fetched(tmp_path, "F-Q4_0.gguf", "1", revision=NEW)
+    downloaded(tmp_path, "F-Q4_0.gguf", "1", revision=OLD)
+    downloaded(tmp_path, "F-Q4_0.gguf", "1", revision=NEW)
     assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and not names(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_a_blob_that_repositories_share_goes_with_its_last_one(tmp_path: Path):
     shared = a_gguf(tmp_path / "blobs" / "ab" / ("ab" * 32))
     shared.with_name(f"{shared.name}.refs").write_text("")
     for repo in ("u/Foo", "u/Bar"):
-        blob = fetched(tmp_path, "F-Q4_0.gguf", "1", repo=repo)
+        blob = downloaded(tmp_path, "F-Q4_0.gguf", "1", repo=repo)
         blob.unlink()
         blob.symlink_to(os.path.relpath(shared, blob.parent))
     assert names(tmp_path) == ["u/Bar:Q4_0"], "one file, one model"
@@ -107,7 +107,7 @@ def test_a_blob_that_repositories_share_goes_with_its_last_one(tmp_path: Path):
 
 
 def test_a_file_system_without_links_has_the_files_themselves(tmp_path: Path):
-    blob = fetched(tmp_path, "F-Q4_0.gguf", "1")
+    blob = downloaded(tmp_path, "F-Q4_0.gguf", "1")
     link = tmp_path / "models--u--Foo" / "snapshots" / NEW / "F-Q4_0.gguf"
     blob.replace(link)
     assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and not list(tmp_path.iterdir())
@@ -122,7 +122,7 @@ def test_a_file_of_another_folder_is_never_deleted(tmp_path: Path):
 
 
 def test_what_an_unfinished_download_left_is_deleted_but_not_what_comes_now(tmp_path: Path):
-    fetched(tmp_path, "F-Q4_0.gguf", "1")
+    downloaded(tmp_path, "F-Q4_0.gguf", "1")
     blobs = tmp_path / "models--u--Foo" / "blobs"
     for name in ("2" * 64, "3" * 64, f"{'4' * 64}.abcdef12"):
         (blobs / f"{name}.incomplete").write_bytes(b"12345")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.repository import RepositoryName
-from app.use_cases.downloads.repository_names import InvalidName, parse_name
+from app.use_cases.downloads.repository_names import InvalidName, parse_name, why_not_deleted
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,17 @@ def test_what_could_be_a_path_a_flag_or_another_host_is_no_name(text: str):
 def test_the_message_says_how_names_are_written():
     with pytest.raises(InvalidName, match=r"'qwen3' is not a name of a Hugging Face repository: write user/repo, "):
         parse_name("qwen3")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "model", "is_deleted"),
+    [
+        ("hf.co/U/foo", "u/Foo:Q4_0", True),
+        ("u/Foo:foo-Q4_0.gguf", "u/Foo:Q4_0", True),
+        ("chat", "u/Foo:Q4_0", True),
+        ("u/Foo", "chat", True),
+        ("u/Bar:Q4_0", "u/Foo:Q4_0", False),
+    ],
+)
+def test_a_name_of_another_repository_deletes_nothing(wanted: str, model: str, is_deleted: bool):
+    assert (why_not_deleted(wanted, model) == "") == is_deleted

@@ -1,4 +1,4 @@
-"""One file, fetched in this process."""
+"""One file, downloaded in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 DATA = os.urandom(3 * MIB + 5)
 
 
-def fetch(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def download(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The blob."""
     found = listed(hub)
     (file,), commit = found.model.files, found.repository.revision
@@ -35,7 +35,7 @@ def test_a_large_file_comes_in_ranges(hub: HubServer, cache: Path, monkeypatch: 
     """The hub sends no more than 50 GB at once."""
     hub.add(REPO, {FILE: DATA})
     monkeypatch.setattr(transfer, "RANGE_BYTES", MIB)
-    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert download(hub, cache, monkeypatch).read_bytes() == DATA
     assert sorted({each.start // MIB for each in hub.served if each.start % MIB == 0}) == [0, 1, 2, 3]
     assert sum(f"/{FILE}" in each for each in hub.requests) == 2 * 4, "the hub's redirect and the storage, four times"
 
@@ -47,7 +47,7 @@ def test_a_longer_partial_file_than_the_file_is_discarded(
     partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(DATA + DATA)
-    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert download(hub, cache, monkeypatch).read_bytes() == DATA
 
 
 def test_a_complete_partial_file_is_only_checked(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +55,7 @@ def test_a_complete_partial_file_is_only_checked(hub: HubServer, cache: Path, mo
     partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(DATA)
-    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert download(hub, cache, monkeypatch).read_bytes() == DATA
     assert not hub.bytes_served()
 
 
@@ -67,7 +67,7 @@ def test_bytes_of_an_earlier_try_that_are_wrong_cost_a_fresh_start(
     partial = RepositoryFolder(cache, REPO).partial(listed(hub).model.files[0].sha256)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(MIB))
-    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert download(hub, cache, monkeypatch).read_bytes() == DATA
     assert hub.bytes_served() == 2 * len(DATA) - MIB
 
 
@@ -81,7 +81,7 @@ def test_a_page_in_the_place_of_a_file_costs_nothing_that_came_before(
     partial.parent.mkdir(parents=True)
     partial.write_bytes(DATA[:count])
     hub.fail(200, f"storage:{REPO}/{FILE}", times=1)
-    assert fetch(hub, cache, monkeypatch).read_bytes() == DATA
+    assert download(hub, cache, monkeypatch).read_bytes() == DATA
     assert hub.bytes_served() == len(DATA) - count
 
 
@@ -94,4 +94,4 @@ def test_an_exhausted_quota_is_said(hub: HubServer, cache: Path, monkeypatch: py
     hub.add(REPO, {FILE: DATA})
     monkeypatch.setattr(transfer, "_write_all", write_all)
     with pytest.raises(DownloadFailed, match="/blobs takes no more: Disk quota exceeded"):
-        fetch(hub, cache, monkeypatch)
+        download(hub, cache, monkeypatch)

@@ -27,9 +27,17 @@ def test_engines_are_read_as_they_were_written_the_newest_first(tmp_path: Path):
     old, new = an_engine(tmp_path, "cuda-9999", "9999"), an_engine(tmp_path)
     assert installed_engines(tmp_path) == [new, old]
     assert installed_engines(tmp_path / "nothing") == []
+    unknown = an_engine(tmp_path, "cuda-x", "9" * 5000)
+    assert installed_engines(tmp_path) == [new, old, unknown]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"version": "1", "backend": "rocm"}', "\xff"])
+HUGE = """{"version": "1", "backend": "cpu", "architectures": [], "instruction_set": "native", "source": "",
+"size_bytes": 1e999}"""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", '{"version": "1", "backend": "rocm"}', "\xff", "[" * 100_000, HUGE]
+)
 def test_a_folder_that_no_build_completed_is_no_engine(tmp_path: Path, text: str):
     good, bad = an_engine(tmp_path), an_engine(tmp_path, "cpu-1")
     (Path(bad.binary).parents[1] / "engine.json").write_text(text, encoding="latin-1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine_builds.test_cuda_toolkit import a_program
-from workers.engine_builds import build_tools as module
+from workers.engine_builds import python_environment
 from workers.engine_builds.build_tools import build_tools
 from workers.engine_builds.stopping import CannotContinue, Deadline
 
@@ -34,7 +34,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def use_python(folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str = "exit 0") -> None:
     python = a_program(folder / "python", PYTHON.replace("{ending}", ending))
-    monkeypatch.setattr(module.sys, "executable", str(python))
+    monkeypatch.setattr(python_environment.sys, "executable", str(python))
 
 
 def test_without_a_compiler_nothing_is_begun(tmp_path: Path, tools: Path):

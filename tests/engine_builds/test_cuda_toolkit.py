@@ -48,6 +48,11 @@ def a_toolkit(root: Path, version: str, *, has_cublas: bool = True) -> Path:
     return root
 
 
+def an_environment(folder: Path, python: str) -> Path:
+    a_program(folder / "bin/pip", "")
+    return a_program(folder / "bin/python", python)
+
+
 @pytest.fixture(autouse=True)
 def a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_toolkit, "_DISTRIBUTION_LIBRARIES", ())
@@ -56,7 +61,7 @@ def a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def packaged(tmp_path: Path) -> Path:
     """The folder of the packages' environment, where a script does pip's work."""
-    a_program(packaged_folder(tmp_path) / "bin/python", PIP)
+    an_environment(packaged_folder(tmp_path), PIP)
     return packaged_folder(tmp_path)
 
 
@@ -100,7 +105,7 @@ def test_the_packages_are_installed_once(tmp_path, packaged):
 
 
 def test_an_installation_that_failed_is_repeated(tmp_path):
-    pip = a_program(packaged_folder(tmp_path) / "bin/python", "#!/bin/sh\necho 'ERROR: no such host'\nexit 1\n")
+    pip = an_environment(packaged_folder(tmp_path), "#!/bin/sh\necho 'ERROR: no such host'\nexit 1\n")
     with pytest.raises(CannotContinue, match=r"(?s)CUDA packages could not be installed.*no such host"):
         install_packaged(tmp_path, Deadline(20))
     a_program(pip, PIP)

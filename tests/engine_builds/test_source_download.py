@@ -56,7 +56,7 @@ def test_a_package_is_fetched_once_with_its_progress(index: IndexServer, tmp_pat
 
 def test_a_cut_download_is_continued(index: IndexServer, tmp_path: Path):
     index.cut_at = 1 << 18
-    with pytest.raises(CannotContinue, match=r"broke off .*run the same command again, and it goes on where it ended"):
+    with pytest.raises(CannotContinue, match=r"broke off .*run the same command again, which resumes it"):
         download_source(VERSION, tmp_path)
     index.cut_at = None
     assert download_source(VERSION, tmp_path).read_bytes() == CONTENT

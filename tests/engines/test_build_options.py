@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.entities.engines import Backend, InstructionSet
-from app.use_cases.engines.build_options import OPTIONS, UNKNOWN_BUILD, build_options
+from app.use_cases.engines.build_numbers import UNKNOWN_BUILD
+from app.use_cases.engines.build_options import OPTIONS, build_options
 from app.use_cases.engines.instruction_sets import instruction_options, instruction_sets
 
 ZEN_4 = (

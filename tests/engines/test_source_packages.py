@@ -13,7 +13,7 @@ from app.use_cases.engines.source_packages import (
     is_source_package,
 )
 
-VERSIONS = ("0.2.9", "2026.9.11400", "2026.10.11549", "2026.10.11559", "2026.11.11900")
+VERSIONS = ("0.2.9", "2026.4.8672", "2026.4.8672.1", "2026.9.11400", "2026.10.11549", "2026.10.11559", "2026.11.11900")
 
 
 def offered(*versions: str, sha256: str = "a1", is_yanked: bool = False) -> list[SourcePackage]:
@@ -25,7 +25,12 @@ def test_a_version_is_named_as_xllamacpp_or_as_llama_cpp_names_it(wanted: str):
     assert chosen_package(offered(*VERSIONS), wanted).version == "2026.10.11559"
 
 
-@pytest.mark.parametrize("wanted", ["9", "1549", "b9", "10.11549", "2026", ""])
+def test_of_two_packages_of_one_build_the_newer_is_taken():
+    assert chosen_package(offered(*VERSIONS), "b8672").version == "2026.4.8672.1"
+    assert chosen_package(offered(*VERSIONS), "2026.4.8672").version == "2026.4.8672"
+
+
+@pytest.mark.parametrize("wanted", ["1", "9", "1549", "b9", "10.11549", "2026", ""])
 def test_a_part_of_a_version_is_not_that_version(wanted: str):
     with pytest.raises(NoSourcePackage):
         chosen_package(offered(*VERSIONS), wanted)

@@ -1,4 +1,4 @@
-"""Which models may be fetched without an admin's order."""
+"""Which models may be downloaded without an admin's order."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def header(version: int = 3, tensors: int = 1, pairs: int = 1) -> bytes:
         (b"GGUF", 4, "is 4 bytes long, shorter than a GGUF header"),
         (b"PK\3\4" + bytes(20), 1000, "is not a GGUF file"),
         (b"GG", 2, "is not a GGUF file"),
-        (b"version https://git-lfs.", 134, "is a Git LFS pointer, not the file itself: fetch it with git lfs pull"),
+        (b"version https://git-lfs.", 134, "is a Git LFS pointer, not the file itself: run git lfs pull"),
         (header(version=0), 1000, "is GGUF version 0; versions 2 and 3 are supported"),
         (header(version=1), 1000, "is GGUF version 1, which llama.cpp no longer supports: convert the model again"),
         (header(version=4), 1000, "is GGUF version 4; versions 2 and 3 are supported"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -159,11 +160,20 @@ class HubHandler(_Handler):
         return repo
 
     def _fails(self, fault: Fault | None) -> bool:
+        if fault and fault.trickles:
+            return self._trickle()
         if fault and fault.is_endless:
             self._send_endlessly(fault)
         elif fault and fault.status:
             self.refuse(fault.status, headers=fault.headers)
         return bool(fault and fault.status)
+
+    def _trickle(self) -> bool:
+        """Until the client leaves, or the hub goes offline."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while True:
+            self.wfile.write(b"x")
+            time.sleep(0.05)
 
     def _send_endlessly(self, fault: Fault) -> None:
         """Until the client leaves, or it is clear that it does not."""

@@ -18,6 +18,7 @@ class Fault:
     cut_at: int | None = None  # an offset of the file: the connection is closed before it
     damaged_at: int | None = None  # an offset of the file: this byte is wrong; -1: the last one
     ignores_ranges: bool = False
+    trickles: bool = False  # a head that comes byte by byte
     is_endless: bool = False  # the body of the answer with `status`
 
     def take(self, path: str, wanted: range, size: int) -> bool:

@@ -109,6 +109,10 @@ class HubServer:
         """Send a wrong byte at this offset: the last one of the file, so that its header stays readable."""
         self._faults.append(Fault(path, times, damaged_at=at))
 
+    def trickle(self, path: str) -> None:
+        """Send the head of an answer byte by byte, without an end."""
+        self._faults.append(Fault(path, None, trickles=True))
+
     def ignore_ranges(self, path: str = "") -> None:
         """Answer a range request with the whole file, as some caches do."""
         self._faults.append(Fault(path, None, ignores_ranges=True))

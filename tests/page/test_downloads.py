@@ -48,5 +48,5 @@ def test_a_failure_is_told_as_one_and_a_wait_as_a_warning():
 
 
 def test_what_a_canceled_download_fetched_is_said_to_be_kept():
-    assert row(state="canceled")["facts"] == "4.8 GiB of 8.4 GiB · what came is kept"
+    assert row(state="canceled")["facts"] == "4.8 GiB of 8.4 GiB · the partial download is kept"
     assert row(state="canceled", done_bytes=0)["facts"] == ""

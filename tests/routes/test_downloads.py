@@ -22,10 +22,11 @@ from app.services import AccessPolicy, RequestSettings
 from app.use_cases.downloads.choice import RepositoryModel
 from app.use_cases.downloads.repository_plan import QuantPlan
 from app.web import create_app
+from tests.downloads.test_removal import downloaded
 from tests.helpers.builders import GIB, a_gguf, replace
 from tests.helpers.connected_client import ConnectedClient
 from tests.helpers.scripted_downloads import NOON, PLACES, ScriptedDownloads, some_services
-from workers.catalog.catalog import ConfiguredModel
+from workers.catalog.catalog import Catalog, ConfiguredModel
 
 OFF = DownloadPolicy()
 ON = DownloadPolicy(DownloadRule.ON)
@@ -313,6 +314,18 @@ def test_a_model_that_cannot_be_deleted_stays_loaded(tmp_path: Path):
     world.downloads.problem = NotSupported("it is in another folder")
     assert code(world.send("DELETE", "/models/demo")) == (501, "not_supported")
     assert world.services.pool.unloaded == []
+
+
+def test_the_file_of_another_repository_is_not_deleted(tmp_path: Path):
+    """The same file in two repositories is one model with two names."""
+    world = World(tmp_path)
+    for repo in ("u/Bar", "u/Foo"):
+        downloaded(tmp_path / "hub", "F-Q4_0.gguf", "1", repo=repo)
+    world.services.catalog = Catalog([], LaunchSettings(), hub_cache=tmp_path / "hub")
+    answer = world.send("DELETE", "/models/u/Foo:Q4_0")
+    assert code(answer) == (501, "not_supported") and "the same file as u/Bar:Q4_0" in answer.text
+    assert world.downloads.removed == []
+    assert world.send("DELETE", "/models/hf.co/u/bar").status_code == 200
 
 
 def test_a_models_files_are_deleted_and_it_is_unloaded(tmp_path: Path):

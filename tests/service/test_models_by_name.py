@@ -24,7 +24,7 @@ TINY, OTHER, BROKEN = "org/tiny-GGUF:Q4_K_M", "org/other-GGUF:Q8_0", "org/gated-
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     model = write_demo_model(tmp_path_factory.mktemp("hub"))
     with HubServer() as hub:
-        hub.add("org/tiny-GGUF", {"tiny-Q8_0.gguf": b"never fetched", "tiny-Q4_K_M.gguf": model})
+        hub.add("org/tiny-GGUF", {"tiny-Q8_0.gguf": b"never downloaded", "tiny-Q4_K_M.gguf": model})
         hub.add("org/other-GGUF", {"other-Q8_0.gguf": model.read_bytes() + bytes(32), "README.md": "text"})
         hub.add(BROKEN, {"gated-Q4_K_M.gguf": model}, gated=True)
         yield hub
@@ -80,7 +80,7 @@ def test_a_request_fetches_its_model_and_is_answered(hub: HubServer, service: Se
     hub.add("org/asked-GGUF", {"asked-Q4_K_M.gguf": a_model_of(hub, padding=1)})
     answer = service.chat("org/asked-GGUF")
     assert (answer.status_code, answer.json()["model"]) == (200, "org/asked-GGUF:Q4_K_M")
-    assert service.chat("org/other-GGUF").status_code == 404  # not one of those that requests may fetch
+    assert service.chat("org/other-GGUF").status_code == 404  # not one of those that requests may download
     metrics = service.get("/metrics").text
     received = re.search(r"^llama_smart_proxy_download_bytes_total (\S+)", metrics, re.MULTILINE)
     assert received is not None and 0 < float(received[1]) <= hub.bytes_served()
@@ -127,7 +127,7 @@ def test_the_service_plans_a_repository_and_refuses_what_never_fits_before_its_w
 def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_path: Path):
     pulled = command(hub, tmp_path, "pull", "org/other-GGUF", "--json")
     assert (pulled.returncode, json.loads(pulled.stdout)["model"]) == (0, OTHER)
-    assert pulled.stderr.startswith(f"nothing answers at http://127.0.0.1:1: fetching into {tmp_path}/hub\n")
+    assert pulled.stderr.startswith(f"nothing answers at http://127.0.0.1:1: downloading into {tmp_path}/hub\n")
     assert list((tmp_path / "hub").rglob("other-Q8_0.gguf"))
     before = hub.bytes_served("org/other-GGUF")
     again = command(hub, tmp_path, "pull", OTHER, "--local")
@@ -135,6 +135,21 @@ def test_without_a_service_the_command_fetches_and_deletes(hub: HubServer, tmp_p
     removed = command(hub, tmp_path, "rm", OTHER, "--yes", "--json")
     assert json.loads(removed.stdout)["deleted"] == OTHER
     assert not list((tmp_path / "hub").rglob("*.gguf"))
+
+
+def test_of_two_copies_of_one_file_the_one_that_is_named_is_deleted(hub: HubServer, tmp_path: Path):
+    """They are one model with two names. `rm` of the second name deleted the first repository's file."""
+    copies = [f"org/{name}-GGUF" for name in ("copy-a", "copy-b")]
+    for repo in copies:
+        hub.add(repo, {"copy-Q8_0.gguf": a_model_of(hub, 9)})
+        assert command(hub, tmp_path, "pull", repo, "--local").returncode == 0
+    refused = command(hub, tmp_path, "rm", f"{copies[1]}:Q8_0", "--yes")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"{copies[1]}:Q8_0 is the same file as {copies[0]}:Q8_0" in refused.stderr
+    assert len(list((tmp_path / "hub").rglob("copy-Q8_0.gguf"))) == 2
+    for repo in copies:
+        assert command(hub, tmp_path, "rm", repo, "--yes").returncode == 0
+    assert not list((tmp_path / "hub").rglob("copy-Q8_0.gguf"))
 
 
 def test_without_a_service_a_repository_is_planned_and_what_never_fits_is_refused(hub: HubServer, tmp_path: Path):

@@ -26,7 +26,7 @@ THREE = {"num_predict": 3, "temperature": 0}
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """It serves one model as `demo`, with a variant `brief`, and as `vectors` for embeddings; `any` is both.
-    `plain` has no chat template. `pulled:1b` is what Ollama has fetched, `polite` the same with a system prompt."""
+    `plain` has no chat template. `pulled:1b` is what Ollama has downloaded, `polite` the same with a system prompt."""
     folder = tmp_path_factory.mktemp("ollama")
     file = write_demo_model(folder / "models")
     vectors = {"path": str(file), "args": ["--embeddings", "--pooling", "mean"]}

@@ -74,7 +74,7 @@ def test_what_is_not_known_is_left_out_and_a_wait_says_why():
 def test_the_end_says_what_became_of_it():
     assert end_text(a_download("complete"), 93.2) == f"{NAME} is downloaded: 8.4 GiB, after 93 s"
     assert end_text(a_download("complete"), 0.1) == f"{NAME} is downloaded: 8.4 GiB"
-    kept = "canceled at 4.8 of 8.4 GiB; what came is kept, and the same command goes on from there"
+    kept = "canceled at 4.8 of 8.4 GiB; the partial download is kept, and the same command resumes it"
     assert end_text(a_download("canceled"), 9) == f"{NAME}: {kept}"
     failed = a_download("failed", problem="the disk has 2.1 GiB free, and 8.4 GiB are needed")
     assert end_text(failed, 9) == "the disk has 2.1 GiB free, and 8.4 GiB are needed"
@@ -105,3 +105,4 @@ def test_the_next_step_fits_what_there_is():
     here = [a_quant("Q4_K_M", recommended=True, downloaded=True)]
     assert next_step(here) == f"chat with it:  llama-smart-proxy run {NAME}"
     assert next_step([a_quant("Q4_K_M")]) == "None of them fits this machine with 32k of context."
+    assert next_step([a_quant("Q4_K_M", outcome=None)]) == "None of them could be planned."

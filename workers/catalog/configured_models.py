@@ -129,8 +129,8 @@ class FileResolver:
             return f"the Hugging Face cache is disabled: {repo}; set catalog.hugging_face.cache to auto, or to a folder"
         pull = f"llama-smart-proxy pull {repo}"
         if is_being_downloaded(self._cache, repo):
-            return f"not in the Hugging Face cache yet: {repo}; it is being fetched, or goes on with: {pull}"
-        return f"not in the Hugging Face cache: {repo}; fetch it with: {pull}"
+            return f"not in the Hugging Face cache yet: {repo}; it is being downloaded, or resume it with: {pull}"
+        return f"not in the Hugging Face cache: {repo}; download it with: {pull}"
 
 
 def _single_file_model(file: GgufFile) -> ModelFiles:

@@ -1,4 +1,4 @@
-"""The Hugging Face cache: GGUF files that `hf download` or another program fetched, by repository.
+"""The Hugging Face cache: GGUF files that `hf download` or another program downloaded, by repository.
 
 Does not use huggingface_hub.scan_cache_dir (2.4.0), which skips a whole repository for one broken link or one reference
 to a missing revision, and reads every file of every data set. A test compares the two.

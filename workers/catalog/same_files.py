@@ -35,7 +35,7 @@ def group_same_files(found: Iterable[DiscoveredModel]) -> list[list[DiscoveredMo
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """What two programs have fetched under the same name. In one folder, names may be the same by chance."""
+    """What two programs have downloaded under the same name. In one folder, names may be the same by chance."""
 
     name: str
     size_bytes: int

@@ -1,1 +1,1 @@
-"""Models of Hugging Face repositories: what a repository has, and fetching it into the Hugging Face cache."""
+"""Models of Hugging Face repositories: what a repository has, and downloading it into the Hugging Face cache."""

@@ -4,7 +4,7 @@
     models--user--repo/blobs/ETAG.incomplete        the first part of them; huggingface_hub 2 has ETAG.RANDOM.incomplete
     models--user--repo/snapshots/COMMIT/PATH        links to ../../blobs/ETAG
     models--user--repo/refs/main                    the commit that is current
-    .locks/models--user--repo/ETAG.lock             held by the process that fetches the file
+    .locks/models--user--repo/ETAG.lock             held by the process that downloads the file
 
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache (2.4). What a server says becomes part of these paths,
 so it is checked here.
@@ -68,7 +68,7 @@ class RepositoryFolder:
         return sorted((self.path / "blobs").glob("*.incomplete"))
 
     def is_locked(self, partial: Path) -> bool:
-        """Whether a process fetches it now."""
+        """Whether a process downloads it now."""
         lock = self.cache / ".locks" / self._name / f"{partial.name.partition('.')[0]}.lock"
         try:
             with open(lock, "rb+") as file:
@@ -89,7 +89,7 @@ class RepositoryFolder:
         return self.path.joinpath("snapshots", commit, *parts)
 
     def bytes_present(self, etag: str) -> int:
-        """How many bytes of a file are here; also those that another process is just fetching."""
+        """How many bytes of a file are here; also those that another process is just downloading."""
         for path in (self.blob(etag), self.partial(etag)):
             try:
                 return path.stat().st_size

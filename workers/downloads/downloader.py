@@ -1,4 +1,4 @@
-"""Downloader: fetches models by name into the Hugging Face cache, each in a thread and a process of its own."""
+"""Downloader: downloads models by name into the Hugging Face cache, each in a thread and a process of its own."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Downloader:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop all; what came so far stays for the next try."""
+        """Stop all; partial downloads are kept."""
         self.begin_drain()
         deadline = time.monotonic() + CLOSE_SECONDS
         canceled = [task for task in self._tasks if task.cancel()]
@@ -161,7 +161,7 @@ class Downloader:
         except InvalidAnswer as error:
             self._fail(task, DownloadFailed(str(error)))
         except OSError as error:
-            self._fail(task, DownloadFailed(f"{task.name} cannot be fetched: {error}"))
+            self._fail(task, DownloadFailed(f"{task.name} cannot be downloaded: {error}"))
         except Exception as error:  # a bug: nobody would wait for it any longer
             log.exception("the download of %s failed", task.download.model)
             self._fail(task, DownloadFailed(f"{type(error).__name__}: {error}"))
@@ -190,7 +190,7 @@ class Downloader:
             log.info("download complete model=%s seconds=%.0f", model.name, time.monotonic() - began)
 
     def _has_joined(self, task: DownloadTask, model: str) -> bool:
-        """Whether the same model is being fetched under another name: its download then is that of this name, too."""
+        """Whether the same model is downloaded under another name: its download then is that of this name, too."""
         names = task.names | {folded(model)}
         with self._changed:
             others = [each for each in self._tasks if each is not task and each.is_running and each.names & names]

@@ -18,27 +18,27 @@ def failure_of(error: Exception, repo: str) -> ProxyError:
         case ProxyError():
             return error
         case OfflineModeIsEnabled():
-            return DownloadFailed(f"{repo} cannot be fetched: HF_HUB_OFFLINE is set; unset it to go online")
+            return DownloadFailed(f"{repo} cannot be downloaded: HF_HUB_OFFLINE is set; unset it to go online")
         case GatedRepoError() | RepositoryNotFoundError() | HfHubHTTPError():
             return _refusal(error, repo)
         case httpx2.ReadError() | httpx2.RemoteProtocolError():
-            return DownloadFailed(f"{repo} cannot be fetched: {_host(error)} closed the connection early; try again")
+            return DownloadFailed(f"{repo} cannot be downloaded: {_host(error)} closed the connection early; try again")
         case httpx2.TimeoutException():
-            return DownloadFailed(f"{repo} cannot be fetched: {_host(error)} did not answer in time; try again")
+            return DownloadFailed(f"{repo} cannot be downloaded: {_host(error)} did not answer in time; try again")
         case httpx2.TransportError():
             return DownloadFailed(
-                f"{repo} cannot be fetched: {_host(error)} cannot be reached ({_reason(error)}); check the network, "
+                f"{repo} cannot be downloaded: {_host(error)} cannot be reached ({_reason(error)}); check the network, "
                 "HTTPS_PROXY and HF_ENDPOINT"
             )
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
             return DownloadFailed(
-                f"{repo} cannot be fetched: {error.filename} may not be written ({error.strerror}); set HF_HOME to a "
-                "folder that may"
+                f"{repo} cannot be downloaded: {error.filename} may not be written ({error.strerror}); set HF_HOME to "
+                "a folder that may"
             )
         case OSError():
-            return DownloadFailed(f"{repo} cannot be fetched: {_reason(error)}")
+            return DownloadFailed(f"{repo} cannot be downloaded: {_reason(error)}")
         case _:
-            return DownloadFailed(f"{repo} cannot be fetched: {type(error).__name__}: {_reason(error)}")
+            return DownloadFailed(f"{repo} cannot be downloaded: {type(error).__name__}: {_reason(error)}")
 
 
 def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
@@ -59,9 +59,9 @@ def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
         )
     if status == 429:
         return DownloadFailed(
-            f"{repo} cannot be fetched: the server limits the requests of this address{_when(error.response)}"
+            f"{repo} cannot be downloaded: the server limits the requests of this address{_when(error.response)}"
         )
-    return DownloadFailed(f"{repo} cannot be fetched: the server answered {status}; try again later")
+    return DownloadFailed(f"{repo} cannot be downloaded: the server answered {status}; try again later")
 
 
 def retry_after_header(response: httpx2.Response) -> float | None:

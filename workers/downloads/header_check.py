@@ -1,4 +1,4 @@
-"""Reads the headers of a model in a repository, and checks by them whether it fits before its weights are fetched."""
+"""Reads the headers of a model in a repository, and checks by them whether it fits: before a download."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def read_remote_model(hub: Hub, found: FoundModel) -> RemoteModel:
 
 
 def check_fits(hub: Hub, machine: Machine, found: FoundModel) -> None:
-    """Before a byte of the weights is fetched. Raises ModelDoesNotFit with its numbers, and as `read_remote_model`."""
+    """Before the weights are downloaded. Raises ModelDoesNotFit with its numbers, and as `read_remote_model`."""
     if refusal := machine.refusal(read_remote_model(hub, found)):
         raise error_for(refusal)

@@ -51,7 +51,7 @@ class Hub:
             return _repository(repo, json.loads(body))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DownloadFailed(
-                f"{repo} cannot be fetched: {self.endpoint} does not describe it as Hugging Face does ({error})"
+                f"{repo} cannot be downloaded: {self.endpoint} does not describe it as Hugging Face does ({error})"
             ) from error
 
     def file_address(self, repository: Repository, path: str) -> str:
@@ -95,7 +95,7 @@ def bounded_pieces(response: httpx2.Response, count: int, deadline: float, repo:
     try:
         for piece in response.iter_raw():
             if time.monotonic() > deadline:
-                raise DownloadFailed(f"{repo} cannot be fetched: {response.url.host} answers too slowly")
+                raise DownloadFailed(f"{repo} cannot be downloaded: {response.url.host} answers too slowly")
             yield piece[:left]
             left -= len(piece)
             if left <= 0:
@@ -114,7 +114,7 @@ def _repository(repo: str, said: Mapping[str, Any]) -> Repository:
         raise ValueError("it names no commit")
     # The repository's own spelling of its name: huggingface.co finds it in any case, and folders are named by it.
     name = said.get("id")
-    is_same = isinstance(name, str) and name.lower() == repo.lower()
+    is_same = isinstance(name, str) and name.isascii() and name.lower() == repo.lower()
     return Repository(str(name) if is_same else repo, revision, tuple(filter(None, map(_file, files))))
 
 

@@ -99,5 +99,7 @@ class _RemoteFile:
             return start
         match = re.match(r"bytes (\d{1,20})-", content_range, re.ASCII)
         if status != 206 or match is None or int(match[1]) != start:
-            raise DownloadFailed(f"{self._label} cannot be fetched: the server answered another range than asked for")
+            raise DownloadFailed(
+                f"{self._label} cannot be downloaded: the server answered another range than asked for"
+            )
         return 0

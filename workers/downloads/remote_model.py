@@ -24,7 +24,7 @@ class RemoteModel:
 
 
 class Machine(Protocol):
-    """The machine that a model is fetched for, and the settings that the model would have on it."""
+    """The machine that a model is downloaded for, and the settings that the model would have on it."""
 
     def plan(self, model: RemoteModel) -> Plan:
         """Where it would go now with PLANNED_CTX_TOKENS of context. Raises Overloaded."""

@@ -80,7 +80,7 @@ def _delete(blob: Path, cache: Path) -> int:
 
 
 def delete_partial_files(cache: Path, repo: str) -> int:
-    """The bytes that became free: what unfinished downloads of "user/repo" left, except what a process fetches now.
+    """The bytes that became free: what unfinished downloads of "user/repo" left, except what a process downloads now.
 
     Raises NotSupported if they cannot be deleted."""
     folder, freed = RepositoryFolder(cache, repo), 0

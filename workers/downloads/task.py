@@ -74,7 +74,7 @@ class DownloadTask:
         self._changed.notify_all()
 
     def cancel(self) -> bool:
-        """Whether it was running. What came so far stays for the next try."""
+        """Whether it was running. The partial download is kept."""
         with self._changed:
             if self._child is not None:
                 self._child.kill()

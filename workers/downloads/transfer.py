@@ -1,4 +1,4 @@
-"""Fetches one file of a repository into the Hugging Face cache, from where an earlier try ended.
+"""Downloads one file of a repository into the Hugging Face cache, from where an earlier try ended.
 
 Not by hf_hub_download: since huggingface_hub 2.0 that writes to a file of its own, which it deletes when it is
 interrupted, and so begins each time with the first byte. The rest is huggingface_hub's: the addresses, the headers with
@@ -65,7 +65,7 @@ def source_of(folder: RepositoryFolder, commit: str, file: RepositoryFile) -> Hu
 
 
 class Transfer:
-    """Fetches files, one after the other."""
+    """Downloads files, one after the other."""
 
     def __init__(self, reserve_bytes: int, say: Callable[[str, str], None]) -> None:
         """`reserve_bytes`: what stays free of the disk. `say`: called with ("downloading" | "verifying", path) and
@@ -74,14 +74,14 @@ class Transfer:
         self._say = say
 
     def download(self, source: HubFile) -> None:
-        """Have the file's blob in the cache, checked. Another process that fetches it now is waited for.
+        """Have the file's blob in the cache, checked. Another process that downloads it now is waited for.
 
         Raises DownloadFailed, OSError, and what huggingface_hub raises."""
         blob, lock = source.folder.blob(source.etag), source.folder.lock(source.etag)
         blob.parent.mkdir(parents=True, exist_ok=True)
         lock.parent.mkdir(parents=True, exist_ok=True)
         if source.folder.is_locked(source.folder.partial(source.etag)):
-            self._say("waiting", "another process is fetching this file")
+            self._say("waiting", "another process is downloading this file")
         with WeakFileLock(lock):
             self._say("downloading", source.file.path)
             if not blob.exists():
@@ -98,8 +98,8 @@ class Transfer:
             partial.unlink()
             self._say("downloading", source.file.path)
         raise DownloadFailed(
-            f"{source.file.path} came twice with a wrong checksum ({found[:12]}... instead of {source.etag[:12]}...) "
-            "and was deleted; something between this machine and the server changes it: a proxy, or a bad disk"
+            f"{source.file.path} had a wrong checksum twice ({found[:12]}... instead of {source.etag[:12]}...) and was "
+            "deleted; something between this machine and the server changes it: a proxy, or a bad disk"
         )
 
     def _receive_all(self, source: HubFile, partial: Path) -> None:
@@ -119,7 +119,7 @@ class Transfer:
     def _try(self, source: HubFile, partial: Path, discard: bool) -> httpx2.TransportError | HfHubHTTPError | None:
         """One request; returns what a later one may not meet. Raises what every one would."""
         try:
-            with open(partial, "wb" if discard else "ab", buffering=0) as target:  # its size says what has come
+            with open(partial, "wb" if discard else "ab", buffering=0) as target:  # its size says how far it is
                 self._receive(source, target)
         except httpx2.TransportError as error:
             return error
@@ -141,7 +141,7 @@ class Transfer:
         time.sleep(seconds)
 
     def _receive(self, source: HubFile, target: FileIO) -> None:
-        """One request: append what comes."""
+        """One request: append what the server sends."""
         begin = target.tell()
         end = min(source.file.size_bytes, begin + RANGE_BYTES)
         headers = build_hf_headers(library_name="llama-smart-proxy") | {

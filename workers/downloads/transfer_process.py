@@ -1,4 +1,4 @@
-"""The process that fetches the files of one download: it can be killed at any time, and none of its work, decryption
+"""The process of one download: it can be killed at any time, and none of its work, decryption
 or waiting for a server holds Python's lock of the service.
 
 It ends with its parent, whose end closes the channel. The token comes by the environment, as huggingface_hub reads it.
@@ -20,7 +20,7 @@ from workers.downloads.cache_layout import InvalidAnswer, RepositoryFolder
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to fetch: these files of a repository, at its revision, into a cache."""
+    """What to download: these files of a repository, at its revision, into a cache."""
 
     cache: Path
     repository: Repository

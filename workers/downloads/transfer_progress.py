@@ -25,7 +25,7 @@ def present_bytes(job: Job) -> int:
 
 
 def transfer(task: DownloadTask, job: Job) -> None:
-    """Fetch the files; returns when they are complete. Raises DownloadFailed, and Canceled after the task was."""
+    """Download the files; returns when they are complete. Raises DownloadFailed, and Canceled after the task was."""
     try:
         child = TransferChild(job)
     except OSError as error:
@@ -46,7 +46,7 @@ def _follow(task: DownloadTask, job: Job, child: TransferChild) -> None:
             said = child.next(READ_SECONDS)
         except EOFError:
             task.update()  # raises Canceled if that is why
-            raise DownloadFailed("the process of the download ended; what came so far stays for the next try") from None
+            raise DownloadFailed("the process of the download ended; the partial download is kept") from None
         if said and _is_end(task, said):
             task.update(done_bytes=present_bytes(job))
             return

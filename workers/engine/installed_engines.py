@@ -31,7 +31,7 @@ def installed_engines(cache: Path) -> list[InstalledEngine]:
     folder = engines_folder(cache)
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     found = [engine for name in names if (engine := _read(folder / name))]
-    return sorted(found, key=lambda engine: (-_number(engine.version), engine.name))
+    return sorted(found, key=lambda engine: (-engine.build_number, engine.name))
 
 
 def description_of(binary: Path) -> InstalledEngine | None:
@@ -76,9 +76,5 @@ def _read(folder: Path) -> InstalledEngine | None:
             size_bytes=int(said["size_bytes"]),
             binary=str(binary.absolute()),
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
-
-
-def _number(version: str) -> int:
-    return int(version) if version.isdecimal() else 0

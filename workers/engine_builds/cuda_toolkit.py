@@ -10,21 +10,19 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from app.use_cases.engines.cuda import PACKAGED, Toolkit
 from workers.engine.installed_engines import engines_folder
-from workers.engine_builds.logged_command import run_logged
+from workers.engine_builds.python_environment import install_packages
 from workers.engine_builds.stopping import CannotContinue, Deadline
 
 # The packages of one release of CUDA, which fit each other. 440 MB to download.
 REQUIREMENT = "cuda-toolkit[cccl,crt,cublas,cudart,nvcc,nvvm]==13.0.2"
 PACKAGED_MACHINES = ("x86_64", "aarch64")
 PACKAGED_BYTES = 900 * 1024**2  # on disk
-LOG = "install.log"
 
 _LIBRARY_FOLDERS = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
 _INCLUDE_FOLDERS = ("include", "targets/x86_64-linux/include", "targets/sbsa-linux/include")
@@ -53,12 +51,10 @@ def install_packaged(cache: Path, deadline: Deadline) -> Toolkit:
     Raises CannotContinue, OutOfTime.
     """
     folder = packaged_folder(cache)
-    if not (folder / "complete").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _install(folder, deadline)
-        _complete(_packaged_root(folder))
-        (folder / "complete").touch()
-    return replace(PACKAGED, root=str(_packaged_root(folder)))
+    install_packages(folder, (REQUIREMENT,), deadline, "NVIDIA's CUDA packages could not be installed")
+    root = _packaged_root(folder)
+    _complete(root)
+    return replace(PACKAGED, root=str(root))
 
 
 def packaged_folder(cache: Path) -> Path:
@@ -129,25 +125,6 @@ def _folder_of(pattern: str, root: Path) -> Path | None:
 def _libraries(root: Path) -> Iterator[Path]:
     yield from (root / each for each in _LIBRARY_FOLDERS)
     yield from map(Path, _DISTRIBUTION_LIBRARIES)
-
-
-def _install(folder: Path, deadline: Deadline) -> None:
-    log, environment = folder / LOG, dict(os.environ)
-    python = folder / "bin" / "python"
-    if not python.exists():
-        failed = "no environment for NVIDIA's packages could be made (Debian, Ubuntu: sudo apt install python3-venv)"
-        run_logged([sys.executable, "-P", "-m", "venv", str(folder)], environment, log, deadline, failed)
-    pip = [
-        str(python),
-        "-P",
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--no-cache-dir",
-        "--only-binary=:all:",
-    ]
-    run_logged([*pip, REQUIREMENT], environment, log, deadline, "NVIDIA's CUDA packages could not be installed")
 
 
 def _packaged_root(folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """`engine install`: from a source package to an engine that was tried and is installed.
 
-What can be known to fail is checked before anything is fetched. Whatever ends it early, the same call continues.
+What can be known to fail is checked before anything is downloaded. Whatever ends it early, the same call continues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from app.entities.engines import Backend, InstalledEngine, InstructionSet
 from app.use_cases.engines.build_needs import BuildNeeds, build_needs, needs_text
-from app.use_cases.engines.build_options import UNKNOWN_BUILD, build_options
+from app.use_cases.engines.build_numbers import UNKNOWN_BUILD, wanted_build_number
+from app.use_cases.engines.build_options import build_options
 from app.use_cases.engines.cuda import CudaTarget, NoToolkit, cuda_target
 from app.use_cases.engines.instruction_sets import instruction_options
 from app.use_cases.reporting.phrases import gib_text
@@ -60,16 +61,17 @@ def install_engine(request: BuildRequest, cache: Path, machine: BuildMachine, re
     """Build, try and install it, unless it is installed. Raises CannotContinue, OSError."""
     with build_lock(cache):
         target = _cuda_target(machine) if request.backend is Backend.CUDA else None
-        if not request.sdist and (there := _there(cache, request.backend, _number(request.version), target)):
-            return there
+        build_number = UNKNOWN_BUILD if request.sdist else wanted_build_number(request.version)
+        if existing := _existing(cache, request.backend, build_number, target):
+            return existing
         if request.backend is Backend.VULKAN:
             check_vulkan()
         tools = build_tools(cache, _FOREVER)
         needs = _announced_needs(request.backend, target, cache, machine, reporter)
         archive = request.sdist or _downloaded(request.version, cache, reporter)
         source = find_source(archive, builds_folder(cache) / "source")
-        if there := _there(cache, request.backend, source.build, target):
-            return there
+        if existing := _existing(cache, request.backend, source.build, target):
+            return existing
         engine = _described(request.backend, source, archive.name, target)
         options = build_options(source.build, request.backend, engine.architectures)
         if target:
@@ -126,14 +128,10 @@ def _downloaded(version: str, cache: Path, reporter: Reporter) -> Path:
     return download_source(version, builds_folder(cache), partial(reporter.progress, "source package"))
 
 
-def _number(version: str) -> str:
-    return version.removeprefix("b").rpartition(".")[2]
-
-
-def _there(cache: Path, backend: Backend, build_number: str, target: CudaTarget | None) -> InstalledEngine | None:
+def _existing(cache: Path, backend: Backend, build_number: str, target: CudaTarget | None) -> InstalledEngine | None:
     """The engine, if it is installed for all of these cards. What was built of an unknown version is built again."""
-    there = find_installed(cache, _name(backend, build_number)) if build_number != UNKNOWN_BUILD else None
-    return there if there and set(there.architectures) >= set(target.architectures if target else ()) else None
+    found = find_installed(cache, _name(backend, build_number)) if build_number.isdecimal() else None
+    return found if found and set(found.architectures) >= set(target.architectures if target else ()) else None
 
 
 def _name(backend: Backend, build_number: str) -> str:

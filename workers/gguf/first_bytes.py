@@ -24,7 +24,7 @@ def first_bytes_problem(head: bytes, size_bytes: int, may_lack_tensors: bool = F
     if not size_bytes:
         return "is empty"
     if head.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the file itself: fetch it with git lfs pull"
+        return "is a Git LFS pointer, not the file itself: run git lfs pull"
     if head.lstrip().startswith((b"<", b"{")):
         return "is a web page or a JSON message, not a model: download it again, logged in if required"
     if not head.startswith(MAGIC):

@@ -1,2 +1,2 @@
-"""The commands about models of Hugging Face repositories: fetched, planned and deleted by a running service, or by the
+"""The commands for models of Hugging Face repositories: downloaded, planned and deleted by a running service, or by the
 command itself where none answers."""

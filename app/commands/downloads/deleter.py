@@ -51,7 +51,7 @@ class ServiceDeleter:
         if not answer.is_yes:
             exit_with_error(answer)
         if name in self._running:
-            exit_no(f"the download of {name} is stopped; the same command deletes what came")
+            exit_no(f"the download of {name} is stopped; the same command deletes the partial download")
         return int(answer.body["freed_bytes"])
 
 

@@ -1,4 +1,4 @@
-"""Models fetched and planned by the command itself, into the Hugging Face cache of who runs it."""
+"""Models downloaded and planned by the command itself, into the Hugging Face cache of who runs it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class LocalPuller:
         from workers.build_catalog import hugging_face_cache
 
         if (cache := hugging_face_cache(self._settings)) is None:
-            exit_no("catalog.hugging_face.cache is off: there is no place to fetch it into")
-        return f"{self._why}: fetching into {cache}" if self._why else f"fetching into {cache}"
+            exit_no("catalog.hugging_face.cache is off: there is no folder to download into")
+        return f"{self._why}: downloading into {cache}" if self._why else f"downloading into {cache}"
 
     def plan(self, name: str) -> Mapping[str, Any]:
         from app.errors import ProxyError

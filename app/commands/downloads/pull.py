@@ -1,4 +1,4 @@
-"""The command `pull`: fetch a model by name, or say which of its quants fits."""
+"""The command `pull`: download a model by name, or say which of its quants fits."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from app.terminal.text import printable, printable_lines
 
 @click.command("pull")
 @click.argument("name")
-@click.option(
-    "--plan", "is_plan", is_flag=True, help="Fetch nothing: show what each quant needs and where it would go."
-)
-@click.option("--local", "is_local", is_flag=True, help="Do not ask the service: fetch into this user's cache.")
+@click.option("--plan", "is_plan", is_flag=True, help="Only show what each quant needs and where it would go.")
+@click.option("--local", "is_local", is_flag=True, help="Do not ask the service: download into this user's cache.")
 @url_option
 @json_option
 def pull_command(name: str, is_plan: bool, is_local: bool, url: str, as_json: bool) -> None:
-    """Fetch the model NAME from Hugging Face, with its parts, projector and draft model.
+    """Download the model NAME from Hugging Face, with its parts, projector and draft model.
 
     NAME is user/repo, user/repo:QUANT or user/repo:file.gguf; without a QUANT it is Q4_K_M, if there is one. The
-    service fetches it, if one answers and the key is an admin's; else this command does, and says into which folder.
-    A model that can never fit this machine is refused before its weights are fetched.
+    service downloads it, if one answers and the key is an admin's; else this command does, and says into which folder.
+    A model that can never fit this machine is refused before its weights are downloaded.
 
-    Ctrl-C stops it and keeps what came: the same command continues there. Exit status: 0 if it is downloaded, else 1.
+    Ctrl-C stops it and keeps the partial download, which the same command resumes. Exit status: 0 if the model is
+    downloaded, else 1.
 
     \b
     llama-smart-proxy pull ggml-org/gemma-3-270m-it-GGUF

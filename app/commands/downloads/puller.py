@@ -1,4 +1,4 @@
-"""Who fetches a model: the service, if one answers that lets this key, else the command itself."""
+"""Who downloads a model: the service, if one answers that lets this key, else the command itself."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Puller(Protocol):
 
 
 def puller(url: str, is_local: bool) -> Puller:
-    """The command ends if a service was named that does not fetch."""
+    """The command ends if a service was named that does not download."""
     if is_local:
         return LocalPuller()
     status, why = status_or_reason(url)
     if status.get("may_pull"):
         return ServicePuller(url)
-    why = why or f"the service at {url} fetches models only for an admin"
+    why = why or f"the service at {url} downloads models only for an admin"
     if is_service_named():
         exit_no(f"{why}: set {KEY_VARIABLE} to an admin's key")
     return LocalPuller(why)

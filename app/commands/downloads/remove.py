@@ -12,6 +12,7 @@ from app.commands.options import exit_no, exit_wrong_use
 from app.commands.service.model_names import model_argument
 from app.commands.service_client import url_option
 from app.terminal.text import printable, size_cell
+from app.use_cases.downloads.repository_names import why_not_deleted
 
 
 @click.command("rm")
@@ -32,6 +33,8 @@ def remove_command(model: str, is_sure: bool, url: str, as_json: bool) -> None:
     """
     by = deleter(url)
     name, size_bytes = by.find(model)
+    if problem := why_not_deleted(model, name):
+        exit_no(printable(problem))
     if not is_sure:
         _ask(f"delete {_what(name, size_bytes)} from {printable(by.place)}?")
     freed_bytes = by.delete(name)

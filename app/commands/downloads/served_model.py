@@ -1,4 +1,4 @@
-"""The model of `serve --model`: fetched if it is not here, and what a request means that names none."""
+"""The model of `serve --model`: downloaded if it is not here, and what a request means that names none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _settings(name: str, entry: dict[str, str]) -> dict[str, str]:
 
 
 def _name_in_catalogue(model: str) -> str:
-    """ "" if it has to be fetched. The command ends if it cannot be."""
+    """ "" if it has to be downloaded. The command ends if it cannot be."""
     from app.use_cases.downloads.repository_names import InvalidName, parse_name
 
     try:
@@ -49,7 +49,7 @@ def _known_name(model: str) -> str:
 
 
 def _downloaded(model: str) -> str:
-    """The name of a model that `pull` fetches; if that fails, the command ends with its status.
+    """The name of a model that `pull` downloads; if that fails, the command ends with its status.
 
     In a process of its own: the service forks, which a download's threads would not survive."""
     command = [sys.executable, "-P", "-m", "app.commands.cli", "pull", model, "--local", "--json"]

@@ -1,4 +1,4 @@
-"""Models fetched and planned by a running service."""
+"""Models downloaded and planned by a running service."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class ServicePuller:
             for last in self._states(name):
                 yield last
         if is_running(last):
-            exit_no("the service stopped before the model was complete: what came is kept, and pull goes on from there")
+            exit_no(
+                "the service stopped before the model was complete: the partial download is kept, and pull resumes it"
+            )
 
     def _states(self, name: str) -> Iterator[Download]:
         """Raises NoServiceAnswer."""

@@ -22,13 +22,15 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command("install")
-@click.option("--cuda", "backend", flag_value="cuda", help="For the NVIDIA cards of this machine.")
-@click.option("--vulkan", "backend", flag_value="vulkan", help="For Vulkan.")
-@click.option("--cpu", "backend", flag_value="cpu", help="For the CPU alone.")
+@click.option("--cuda", is_flag=True, help="For the NVIDIA cards of this machine.")
+@click.option("--vulkan", is_flag=True, help="For Vulkan.")
+@click.option("--cpu", is_flag=True, help="For the CPU alone.")
 @click.option("--version", show_default=PINNED_VERSION, help="Of xllamacpp, or llama.cpp's build number.")
 @click.option("--sdist", type=click.Path(path_type=Path, exists=True), help="A source package that is already here.")
 @json_option
-def install_command(backend: str | None, version: str | None, sdist: Path | None, as_json: bool) -> None:
+def install_command(
+    cuda: bool, vulkan: bool, cpu: bool, version: str | None, sdist: Path | None, as_json: bool
+) -> None:
     """Build llama-server from the source package of xllamacpp, try it, and install it in the cache directory.
 
     Without --cuda, --vulkan or --cpu: for CUDA if this machine has NVIDIA cards, else for the CPU. What is interrupted
@@ -39,6 +41,7 @@ def install_command(backend: str | None, version: str | None, sdist: Path | None
     --json prints {"name", "version", "backend", "architectures", "instruction_set", "source", "size_bytes", "path",
     "chosen"}
     """
+    backend = _only_backend(cuda=cuda, vulkan=vulkan, cpu=cpu)
     if version and sdist:
         exit_wrong_use("--version or --sdist, not both: a source package is of one version")
     from app.entities.engines import Backend
@@ -63,6 +66,14 @@ def install_command(backend: str | None, version: str | None, sdist: Path | None
     else:
         click.echo(f"{engine.name} is installed ({size_cell(engine.size_bytes)}): {engine.binary}")
         click.echo("a service that runs uses it after a restart")
+
+
+def _only_backend(**is_given: bool) -> str:
+    """ "" if none is given; two end the command."""
+    given = [name for name in is_given if is_given[name]]
+    if len(given) > 1:
+        exit_wrong_use(f"--{given[0]} or --{given[1]}, not both: an engine is built for one of them")
+    return given[0] if given else ""
 
 
 class _Stopped(KeyboardInterrupt):

@@ -80,12 +80,12 @@ def _fix(words: str) -> str:
     if "ermission denied" in words:
         return "chmod a+r the file, and a+x the folders above it"
     if words.startswith("no such file"):
-        return "correct models.NAME.path, or fetch the file"
-    return "fetch the file again, or delete it"
+        return "correct models.NAME.path, or download the file"
+    return "download the file again, or delete it"
 
 
 def _companions(facts: ModelFacts) -> Iterator[Finding]:
     for model in facts.models:
         for path in model.missing:
             text = f"{path}, which its settings name, does not exist or cannot be read"
-            yield problem(f"model {model.name}", text, "correct the path (mmproj, args), or fetch the file")
+            yield problem(f"model {model.name}", text, "correct the path (mmproj, args), or download the file")

@@ -29,14 +29,14 @@ class UnknownChoice(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RepositoryModel:
-    """One model of a repository, and the files that are fetched for it."""
+    """One model of a repository, and the files that are downloaded for it."""
 
     name: str  # the name that the catalogue will have for it: "user/repo:Q4_K_M"
     quantization: str  # "" if its name has none
     parts: tuple[RepositoryFile, ...]
     projector: RepositoryFile | None = None
     drafts: tuple[RepositoryFile, ...] = ()
-    problem: str = ""  # why it cannot be fetched; "" if it can
+    problem: str = ""  # why it cannot be downloaded; "" if it can
 
     @property
     def path(self) -> str:
@@ -45,7 +45,7 @@ class RepositoryModel:
 
     @property
     def files(self) -> tuple[RepositoryFile, ...]:
-        """All of them, in the order in which they are fetched."""
+        """All of them, in the order in which they are downloaded."""
         return *self.parts, *((self.projector,) if self.projector else ()), *self.drafts
 
     @property

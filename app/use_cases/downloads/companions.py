@@ -57,7 +57,7 @@ def _projector_rank(path: str) -> tuple[int, str]:
 
 
 def best_draft_heads(heads: Sequence[str]) -> Callable[[str], list[str]]:
-    """A function from a model's path to the draft heads that are fetched with it, one of each method: in the nearest
+    """A function from a model's path to the draft heads that are downloaded with it, one of each method: in the nearest
     folder above the model, then with the nearest number of bits, as llama-server's -hf (b11549, common/download.cpp,
     find_best_sibling). Its time does not grow with the number of heads: a server says how many there are."""
     by_bits: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # (method, folder) -> bits -> the first path

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from app.entities.gguf_names import file_stem, name_suffixes, parse_part_name, quantization
 from app.entities.model_name import folded
 
+MAX_SUFFIXES = 16  # of one name: a repository of 20,000 files may have a hundred in each
 DEFAULT_QUANTIZATION = "Q4_K_M"  # as llama-server's -hf
 
 
@@ -45,7 +46,7 @@ def models_by_folded_name(repo: str, paths: Sequence[str]) -> dict[str, int]:
         for file in (model_stem(path), file_stem(path), path, path.rpartition("/")[2]):
             keys.setdefault(folded(f"{repo}:{file}"), index)
     for index, path in enumerate(paths):
-        for variant in name_suffixes(model_stem(path)):
+        for variant in name_suffixes(model_stem(path))[-MAX_SUFFIXES:]:
             keys.setdefault(folded(f"{repo}:{variant}"), index)
     if paths:
         keys.setdefault(folded(repo), keys.get(folded(f"{repo}:{DEFAULT_QUANTIZATION}"), 0))

@@ -49,6 +49,16 @@ def usual_spelling(text: str) -> str:
         return ""
 
 
+def why_not_deleted(wanted: str, model: str) -> str:
+    """Of a model that was found by a name: why its files are not what the name means; "" if they are.
+
+    The same file in two repositories is one model, and only its first copy is what would be deleted."""
+    repos = {usual_spelling(each).partition(":")[0].lower() for each in (wanted, model)}
+    if len(repos) < 2 or "" in repos:
+        return ""
+    return f"{wanted} is the same file as {model}, whose copy is the one in use: delete that by its name first"
+
+
 def _without_host(text: str) -> str:
     """The path of an address, and of a name that begins with a host. Raises InvalidName for another host."""
     scheme, separator, rest = text.partition("://")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app.entities.engines import Backend
+from app.use_cases.engines.build_numbers import UNKNOWN_BUILD
 
 # Only what llama-server needs, and nothing that uses the network.
 OPTIONS = {
@@ -29,7 +30,6 @@ _OF_BACKEND = {
     Backend.VULKAN: {"GGML_VULKAN": "ON"},
     Backend.CPU: {},
 }
-UNKNOWN_BUILD = "unknown"
 
 
 def build_options(build_number: str, backend: Backend, architectures: Sequence[str] = ()) -> dict[str, str]:

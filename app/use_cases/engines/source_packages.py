@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-PACKAGE = "xllamacpp"
+from app.use_cases.engines.build_numbers import PACKAGE, build_number_of, wanted_build_number
+
 PINNED_VERSION = "2026.10.11549"
 PINNED_SHA256 = "c17ee1163006f70726abb9f72137830818f3d8cb60bfc34cb232d08428eaa22b"  # of its source package on PyPI
 PINNED_FILENAME = f"{PACKAGE}-{PINNED_VERSION}.tar.gz"
@@ -34,6 +35,11 @@ class SourcePackage:
     def version(self) -> str:
         return self.filename.removesuffix(_SUFFIX).rpartition("-")[2]
 
+    @property
+    def build_number(self) -> str:
+        """llama.cpp's; "" if the version does not say it."""
+        return build_number_of(PACKAGE, self.version)
+
 
 def is_source_package(filename: str) -> bool:
     """Whether a file of the index may be one: its name is used as a file's name here."""
@@ -47,13 +53,12 @@ def chosen_package(offered: Sequence[SourcePackage], wanted: str = PINNED_VERSIO
     `wanted`: a version of xllamacpp ("2026.10.11549"), or llama.cpp's build number ("11549", "b11549").
     """
     number = wanted.removeprefix("b")
-    found = [each for each in offered if number and number in (each.version, _build_number(each.version))]
+    found = [each for each in offered if number and number in (each.version, each.build_number)]
     if not found:
-        near = _near(number, [each.version for each in offered if not each.is_yanked])
+        near = _near(number, [each for each in offered if not each.is_yanked])
         known = f"; the nearest are {', '.join(near)}" if near else ""
         raise NoSourcePackage(f"the index has no source package of {PACKAGE} {wanted}{known}")
-    package = min(found, key=lambda each: each.is_yanked)
-    return _with_known_checksum(package)
+    return _with_known_checksum(max(found, key=lambda each: (not each.is_yanked, _numbers(each.version))))
 
 
 def _with_known_checksum(package: SourcePackage) -> SourcePackage:
@@ -66,21 +71,14 @@ def _with_known_checksum(package: SourcePackage) -> SourcePackage:
     )
 
 
-def _near(number: str, versions: Sequence[str]) -> list[str]:
+def _near(wanted: str, offered: Sequence[SourcePackage]) -> list[str]:
     """The versions with the nearest build numbers; the newest ones, if what was asked for has none."""
-    build = number.rpartition(".")[2]
-    newest = sorted(versions, key=_numbers, reverse=True)
-    if build.isdecimal():
-        numbered = [each for each in newest if _build_number(each).isdecimal()]
-        newest = sorted(numbered, key=lambda each: abs(int(_build_number(each)) - int(build)))
-    return newest[:_NAMED_VERSIONS]
+    nearest = sorted(offered, key=lambda each: _numbers(each.version), reverse=True)
+    if build := wanted_build_number(wanted):
+        numbered = [each for each in nearest if each.build_number]
+        nearest = sorted(numbered, key=lambda each: abs(int(each.build_number) - int(build)))
+    return [each.version for each in nearest[:_NAMED_VERSIONS]]
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdecimal() else -1 for part in version.split("."))
-
-
-def _build_number(version: str) -> str:
-    """llama.cpp's; "" of the early versions, which do not say it."""
-    year, _, rest = version.partition(".")
-    return rest.rpartition(".")[2] if len(year) == 4 else ""

@@ -8,6 +8,7 @@ server_output_limits).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
+from app.use_cases.estimate.expert_copies import uncounted_expert_bytes
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells, is_quantized
 from app.use_cases.estimate.op_offload import (
@@ -102,6 +103,15 @@ def _without_experts(shape: ModelShape, w: Work) -> int:
     """Layers whose experts are computed on another device."""
     other = OTHER_GRAPHS.get(shape.graph.architecture)
     return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
+
+
+def uncertain_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
+    """What the first device may need in addition, depending on gaps that cannot be foreseen."""
+    if not options.devices or not (options.n_cpu_moe or options.overrides):
+        return 0
+    cells = cache_cells(shape, options)
+    moved = moved_tensors(shape, options, ranges)
+    return uncounted_expert_bytes(shape, options, _work(shape.graph, options, cells), cells, moved)
 
 
 def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:

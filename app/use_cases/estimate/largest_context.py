@@ -8,6 +8,7 @@ from app.entities.launch import ModelOptions
 from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.kv_cache import is_quantized
+from app.use_cases.estimate.tensor_split import used_gpus
 from app.use_cases.model_shape.shape import ModelShape
 
 MIB = 1024**2
@@ -47,7 +48,7 @@ def largest_contexts(
             middle = (low + high) // 2
             ctx_size = min(STEP * middle, trained)
             booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), companions)
-            if all(each <= size for each, size in zip(booked, _per_device(sizes, len(booked)), strict=True)):
+            if all(each <= size for each, size in zip(booked, _per_device(sizes, options), strict=True)):
                 low, best = middle + 1, Fit(k, v, ctx_size, max(booked))
             else:
                 high = middle - 1
@@ -56,8 +57,10 @@ def largest_contexts(
     return found
 
 
-def _per_device(sizes: tuple[int, ...], count: int) -> tuple[int, ...]:
-    return sizes * count if len(sizes) == 1 else sizes
+def _per_device(sizes: tuple[int, ...], options: ModelOptions) -> tuple[int, ...]:
+    """The size of each device that is used, or of RAM."""
+    used = used_gpus(options)
+    return sizes * max(1, len(used)) if len(sizes) == 1 else tuple(sizes[gpu] for gpu in used)
 
 
 def _booked(shape: ModelShape, options: ModelOptions, companions: Companions) -> list[int]:
@@ -70,9 +73,9 @@ def why_nothing_fits(shape: ModelShape, options: ModelOptions, companions: Compa
     """What the smallest context and cache would need, and what else to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
     smallest = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions)
-    missing = [need - size for need, size in zip(smallest, _per_device(sizes, len(smallest)), strict=True)]
+    missing = [need - size for need, size in zip(smallest, _per_device(sizes, options), strict=True)]
     worst = max(range(len(missing)), key=missing.__getitem__)
-    where = f"GPU {worst}" if options.devices else "RAM"
+    where = f"GPU {used_gpus(options)[worst]}" if options.devices else "RAM"
     remedies = ["a smaller quantization"]
     if options.devices:
         has_experts = shape.largest_expert_bytes and not options.n_cpu_moe

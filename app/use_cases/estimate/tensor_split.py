@@ -17,10 +17,18 @@ from app.use_cases.model_shape.hparams import Hparams
 _FLOAT = struct.Struct("<f")
 
 
+def used_gpus(options: ModelOptions) -> range:
+    """The numbers of the GPUs that get layers, in the order of an estimate's devices."""
+    return range(options.main_gpu, options.main_gpu + 1) if _is_alone(options) else range(options.devices)
+
+
+def _is_alone(options: ModelOptions) -> bool:
+    return options.devices > 0 and (options.split_mode == "none" or options.devices == 1)
+
+
 def device_layers(hp: Hparams, options: ModelOptions) -> list[range]:
     """The layers of each device; with split mode "none", of `main_gpu` alone."""
-    alone = options.split_mode == "none" or options.devices == 1
-    shares = (1.0,) if alone else options.tensor_split or (1.0,) * options.devices
+    shares = (1.0,) if _is_alone(options) else options.tensor_split or (1.0,) * options.devices
     return layer_ranges(hp.n_layer_all, options.n_gpu_layers, shares[: options.devices or 1]) if options.devices else []
 
 

@@ -88,7 +88,7 @@ def _source(command: EngineCommand, remarks: Remarks) -> dict[str, Any]:
         repo = f"{repo.partition(':')[0]}:{file}"
     if not _REPO.fullmatch(repo):
         raise NotConvertible("its command names no model file (--model) or repository (--hf-repo)")
-    remarks.changed(found["repo"].name, "fetched into the Hugging Face cache by its first request, or by `pull`")
+    remarks.changed(found["repo"].name, "downloaded into the Hugging Face cache by its first request, or by `pull`")
     return {"repo": repo}
 
 

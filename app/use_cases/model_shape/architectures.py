@@ -30,6 +30,7 @@ WINDOWS: Mapping[str, SlidingWindow] = {
     "exaone-moe": SlidingWindow(4, default_tokens=128),
     "exaone4": SlidingWindow(4, default_tokens=4096),  # only with 64 layers: Hparams.window_tokens
     "gemma-embedding": SlidingWindow(6),
+    "gemma-embedding2": SlidingWindow(6),
     "gemma2": SlidingWindow(2, default_tokens=4096),
     "gemma3": SlidingWindow(6),
     "gemma3n": SlidingWindow(5),
@@ -45,7 +46,7 @@ WINDOWS: Mapping[str, SlidingWindow] = {
 }
 
 # These list their windowed layers in the file, as an array of booleans.
-LISTED_WINDOWS = frozenset({"gemma4", "granite-swa", "maple", "mimo2", "spark2-5", "step35"})
+LISTED_WINDOWS = frozenset({"gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"})
 
 # All attention layers of these use the window, if there is one.
 ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
@@ -54,7 +55,8 @@ ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
 WITHOUT_CACHE = frozenset(
     {
         *("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"),
-        *("modern-bert", "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1", "clef"),
+        *("modern-bert", "gemma-embedding", "gemma-embedding2", "wavtokenizer-dec"),
+        *("dream", "llada", "llada-moe", "rnd1", "clef"),
     }
 )
 
@@ -85,5 +87,5 @@ GEMMA3N_KV_LAYERS = 20
 
 # Encoders without an output matrix. Other files without one use the embedding as output.
 WITHOUT_OUTPUT = frozenset(
-    {"bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert"}
+    {"bert", "eurobert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert"}
 )

@@ -21,7 +21,7 @@ _DIFFUSION = frozenset({"dream", "llada", "llada-moe", "rnd1"})  # not causal ei
 _ENCODERS = frozenset(
     {
         *("bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert"),
-        *("modern-bert", "gemma-embedding", "llama-embed", "t5encoder"),
+        *("modern-bert", "gemma-embedding", "gemma-embedding2", "llama-embed", "t5encoder"),
     }
 )
 _CLASSIFIERS = frozenset({"cls.weight", "cls.output.weight"})

@@ -47,7 +47,7 @@ def _encoder_problem(header: GgufHeader) -> str:
     if any(tensor.name.startswith(ENCODER_TENSORS) for tensor in header.tensors):
         return (
             "also contains an encoder for images or audio, which only Ollama's own engine reads from there: llama.cpp "
-            "needs it in a file of its own (mmproj). Fetch the model from Hugging Face"
+            "needs it in a file of its own (mmproj). Pull the model from Hugging Face"
         )
     return ""
 

@@ -7,7 +7,7 @@ import hashlib
 from app.entities.download import Download, DownloadState
 
 BEFORE, VERIFYING, SUCCESS = "pulling manifest", "verifying sha256 digest", "success"
-CANCELED = "the download was canceled; what came so far is kept for the next pull"
+CANCELED = "the download was canceled; the partial download is kept, and the next pull resumes it"
 SHOWN = 12  # characters of a digest
 
 
