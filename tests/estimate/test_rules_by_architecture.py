@@ -58,17 +58,17 @@ def test_an_encoder_of_embeddings_has_no_cache_and_no_second_copy_of_its_embeddi
     assert estimate_memory(small_model("gemma-embedding2", 4), options).devices[0].context_bytes == 0
 
 
-def test_the_tokens_of_a_graph_are_limited_by_the_context_as_asked_for():
+def test_the_tokens_of_a_graph_are_limited_by_the_context_as_requested():
     """llama.cpp, src/llama-context.cpp: llama_context takes the minimum, then rounds the context up."""
-    asked = ModelOptions(ctx_size=1121, parallel=7, kv_unified=False, ubatch_size=2027)
+    options = ModelOptions(ctx_size=1121, parallel=7, kv_unified=False, ubatch_size=2027)
     tokens = 7 * 161  # 1121, rounded up to a multiple of the slots; the cache has 7 streams of 256 cells
-    found = estimate_memory(small_model("llama", 2), asked).devices[0]
+    found = estimate_memory(small_model("llama", 2), options).devices[0]
     assert found.context_bytes == 2 * 7 * 256 * 2 * (KV_HEADS * HEAD) * 2
     assert found.compute_bytes == tokens * 4 * (3 * FF + 4 * EMBD) + 256 * tokens * 2
     # without causal attention the rounded context is the limit: 8 * 256 tokens
     encoder = small_model("bert", 2, attention__causal=False)
-    asked = ModelOptions(ctx_size=1900, parallel=8, ubatch_size=4096, batch_size=4096, task=Task.EMBEDDING)
-    compute = estimate_memory(encoder, asked).devices[0].compute_bytes
+    options = ModelOptions(ctx_size=1900, parallel=8, ubatch_size=4096, batch_size=4096, task=Task.EMBEDDING)
+    compute = estimate_memory(encoder, options).devices[0].compute_bytes
     assert compute == 2048 * 4 * (3 * FF + 2 * EMBD) + 2048 * 2048 * 2
 
 

@@ -50,11 +50,11 @@ def cache_cells(shape: ModelShape, options: ModelOptions) -> CacheCells:
 
 
 def tokens_at_once(shape: ModelShape, options: ModelOptions) -> int:
-    """Tokens of one graph. Causal attention limits them to the context as it was asked for: llama.cpp rounds it up, and
+    """Tokens of one graph. Causal attention limits them to the context as it was requested: llama.cpp rounds it up, and
     shares it out to the slots, only afterwards (b11549, llama-context.cpp, llama_context: n_batch, then GGML_PAD)."""
     tokens = min(options.batch_tokens, options.ubatch_tokens)
-    asked = options.ctx_size or shape.hparams.integer("context_length")
-    return min(tokens, asked) if shape.hparams.is_causal else tokens
+    requested = options.ctx_size or shape.hparams.integer("context_length")
+    return min(tokens, requested) if shape.hparams.is_causal else tokens
 
 
 def context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
