@@ -69,7 +69,7 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     flash = uses_flash_attention(shape, options)
-    if len(used) > 1 and is_pipelined(shape, options):
+    if is_pipelined(shape, options):
         return [
             output_alone_bytes(shape, options, w, MAX_COPIES)
             if index and layers.start >= shape.hparams.n_layer
@@ -146,15 +146,14 @@ def uncertain_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range
     return uncounted_expert_bytes(shape, options, graph_work(shape, options, cells), cells, moved)
 
 
-def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
+def host_compute_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """Bytes in RAM for the graph: masks and embeddings to be copied to the devices."""
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
     mask = mask_bytes(shape, w, cells, uses_flash_attention(shape, options), everywhere)
-    used = [layers for layers in ranges if layers]
     deepstack = 3 * shape.graph.deepstack * w.e  # the image features for the first layers
-    if len(used) > 1 and is_pipelined(shape, options):
+    if is_pipelined(shape, options):
         return MAX_COPIES * mask + 10 * w.e + 3 * deepstack
     return mask + 4 * w.e + deepstack
 
