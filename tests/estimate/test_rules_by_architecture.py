@@ -104,6 +104,13 @@ def test_looped_layers_have_caches_of_their_own_and_share_weights():
     assert second.weights_bytes == 2 * EMBD * VOCAB
     layer = 4096 * 2 * (KV_HEADS * HEAD) * 2
     assert (first.context_bytes, second.context_bytes) == (7 * layer, 5 * layer)
+    # Q, K and V of 5 layers go to the second GPU, their attention comes back, four times each: a pipeline's stages.
+    embedding, masks = 512 * 4 * EMBD, 4 * (4096 * 512 * 2)
+    queries, pairs = 512 * 4 * HEADS * HEAD, 512 * 4 * 2 * KV_HEADS * HEAD
+    # Before each further pass the residual is normalized beside the output: 4 copies there, 8 of two tensors back.
+    usual = 512 * 4 * (3 * FF + 4 * EMBD) + 12 * embedding
+    assert first.compute_bytes == usual + masks + 4 * 5 * queries + 2 * 8 * embedding
+    assert second.compute_bytes == queries + masks + 4 * 5 * (queries + pairs) + (1 + 2 * 4) * embedding
 
 
 def test_a_model_on_one_of_several_gpus_is_pipelined_too():

@@ -64,6 +64,11 @@ class Hparams:
         return tuple(il % blocks for il in self.layers)
 
     @cached_property
+    def has_looped_layers(self) -> bool:
+        """Whether several layers use the weights of one block."""
+        return any(block != il for il, block in enumerate(self.block_of))
+
+    @cached_property
     def n_layer(self) -> int:
         return max(0, self.n_layer_all - self.integer("nextn_predict_layers"))
 
