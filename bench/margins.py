@@ -20,7 +20,8 @@ from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.families import ANY_FAMILY, WITH_COMPANIONS, Kind, kinds
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.model_shape.shape import ModelShape
-from bench.vram_truth import Row
+from bench.truth.table import read_all
+from bench.vram_truth import Row, row_of
 
 TINY_BYTES = 2048  # the truth is printed to a thousandth of a MiB
 TOTAL_SHARES = (0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1)  # tried
@@ -120,11 +121,11 @@ TABLE = """\\
 
 
 def main() -> None:
-    from bench.estimate import shape_of
-    from bench.vram_truth import rows, rows_with_more
+    from bench.estimate import shape_of  # draws with matplotlib, if that is installed
 
-    every = itertools.chain(rows(), (row for row in rows_with_more()))
-    compared = (one for row in every for one in comparisons(row, shape_of(row.shape, row.quant)))
+    every = (row_of(start, figures) for start, figures in read_all() if not figures.error)
+    warm = (row for row in every if "--no-warmup" not in row.args)
+    compared = (one for row in warm for one in comparisons(row, shape_of(row.shape, row.quant)))
     Path(margin_table.__file__).write_text(module(table(compared)))
 
 

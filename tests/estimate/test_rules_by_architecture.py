@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from app.entities.gguf import GgufHeader, Scalar, Tensor
@@ -55,3 +56,67 @@ def test_an_encoder_of_embeddings_has_no_cache_and_no_second_copy_of_its_embeddi
     eurobert = estimate_memory(small_model("eurobert", 4), options).devices[0]
     assert (eurobert.weights_bytes, eurobert.context_bytes) == (layers, 0)
     assert estimate_memory(small_model("gemma-embedding2", 4), options).devices[0].context_bytes == 0
+
+
+def test_the_tokens_of_a_graph_are_limited_by_the_context_as_requested():
+    """llama.cpp, src/llama-context.cpp: llama_context takes the minimum, then rounds the context up."""
+    options = ModelOptions(ctx_size=1121, parallel=7, kv_unified=False, ubatch_size=2027)
+    tokens = 7 * 161  # 1121, rounded up to a multiple of the slots; the cache has 7 streams of 256 cells
+    found = estimate_memory(small_model("llama", 2), options).devices[0]
+    assert found.context_bytes == 2 * 7 * 256 * 2 * (KV_HEADS * HEAD) * 2
+    assert found.compute_bytes == tokens * 4 * (3 * FF + 4 * EMBD) + 256 * tokens * 2
+    # without causal attention the rounded context is the limit: 8 * 256 tokens
+    encoder = small_model("bert", 2, attention__causal=False)
+    options = ModelOptions(ctx_size=1900, parallel=8, ubatch_size=4096, batch_size=4096, task=Task.EMBEDDING)
+    compute = estimate_memory(encoder, options).devices[0].compute_bytes
+    assert compute == 2048 * 4 * (3 * FF + 2 * EMBD) + 2048 * 2048 * 2
+
+
+def test_a_last_gpu_with_only_the_output_holds_the_logits_of_the_slots():
+    """llama.cpp, src/llama-graph.cpp: build_inp_out_ids. ggml-backend.cpp keeps four copies of what enters a stage."""
+    options = ModelOptions(ctx_size=4096, parallel=2, devices=2, tensor_split=(8, 1))
+    pipelined = estimate_memory(small_model("llama", 8), options).devices[1]
+    assert pipelined.context_bytes == 0
+    assert pipelined.compute_bytes == 2 * 4 * (VOCAB + (4 + 1) * EMBD)
+    options = replace(options, n_gpu_layers=8, tensor_split=(7, 1))
+    with_layer_in_ram = estimate_memory(small_model("llama", 8), options).devices[1]
+    assert with_layer_in_ram.compute_bytes == 2 * 4 * (VOCAB + EMBD)
+
+
+def test_a_first_gpu_without_layers_computes_with_the_weights_in_ram():
+    """ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur: the first backend that offloads such operations."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(0, 1), n_gpu_layers=5)
+    first, second = estimate_memory(small_model("llama", 8), options).devices
+    assert first.weights_bytes == first.context_bytes == 0
+    # 512 tokens: those of a layer, three embeddings copied in, and the mask
+    assert first.compute_bytes == 512 * 4 * (3 * FF + (4 + 3) * EMBD) + 4096 * 512 * 2
+    assert second.compute_bytes < first.compute_bytes
+    nothing_in_ram = estimate_memory(small_model("llama", 8), replace(options, n_gpu_layers=99)).devices[0]
+    assert nothing_in_ram.compute_bytes == 0
+
+
+def test_looped_layers_have_caches_of_their_own_and_share_weights():
+    """llama.cpp, src/models/nanbeige.cpp: load_arch_hparams multiplies the layers, load_arch_tensors shares blocks."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(1, 1))
+    first, second = estimate_memory(small_model("nanbeige", 4, num_loops=3), options).devices
+    # 12 layers and the output: 7 layers on the first GPU with all weights, 5 on the second with the output matrix
+    assert first.weights_bytes == 4 * 2 * sum(map(prod, LAYER.values()))
+    assert second.weights_bytes == 2 * EMBD * VOCAB
+    layer = 4096 * 2 * (KV_HEADS * HEAD) * 2
+    assert (first.context_bytes, second.context_bytes) == (7 * layer, 5 * layer)
+    # Q, K and V of 5 layers go to the second GPU, their attention comes back, four times each: a pipeline's stages.
+    embedding, masks = 512 * 4 * EMBD, 4 * (4096 * 512 * 2)
+    queries, pairs = 512 * 4 * HEADS * HEAD, 512 * 4 * 2 * KV_HEADS * HEAD
+    # Before each further pass the residual is normalized beside the output: 4 copies there, 8 of two tensors back.
+    usual = 512 * 4 * (3 * FF + 4 * EMBD) + 12 * embedding
+    assert first.compute_bytes == usual + masks + 4 * 5 * queries + 2 * 8 * embedding
+    assert second.compute_bytes == queries + masks + 4 * 5 * (queries + pairs) + (1 + 2 * 4) * embedding
+
+
+def test_a_model_on_one_of_several_gpus_is_pipelined_too():
+    """llama.cpp, src/llama-context.cpp: pipeline_parallel asks for the devices of the model, not for their layers."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(1, 0))
+    first, second = estimate_memory(small_model("llama", 4), options).devices
+    mask, embedding = 4096 * 512 * 2, 512 * 4 * EMBD
+    assert first.compute_bytes == 512 * 4 * (3 * FF + 4 * EMBD) + 4 * mask + 12 * embedding
+    assert second.compute_bytes == 0

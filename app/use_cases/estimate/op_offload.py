@@ -21,6 +21,14 @@ def experts_all_in_ram(shape: ModelShape, options: ModelOptions, moved: MovedTen
     return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
 
 
+def only_copies(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> bool:
+    """Whether the first device has no layers but computes with weights from RAM: ggml copies them to the first that can
+    (ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur), not to the first that has layers."""
+    if not any(ranges) or ranges[0]:
+        return False
+    return ranges[0].start > 0 or bool(shape.graph.expert_ff and options.n_cpu_moe)
+
+
 def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_layer: int) -> bool:
     """Whether flash_attn "auto" may resolve to off because of the first GPU layer.
 
@@ -51,6 +59,8 @@ def op_offload_bytes(
 
 def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int) -> int:
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
+    if shape.hparams.has_looped_layers:  # copied in for the first pass, held until the last one
+        largest = between(shape.host_layers, 0, first_gpu_layer)
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         return largest + encoder(w, flash=True)  # attention that CUDA does not support stays on the CPU
     if w.shape.expert_ff:

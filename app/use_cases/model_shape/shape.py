@@ -68,6 +68,7 @@ class ModelShape:
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
     expert_pair_bytes: int  # two that follow each other
+    two_experts_bytes: int  # the two largest of one layer
     has_mixed_experts: bool  # not all of one size
     empty_layers: int  # layers of the metadata that have no tensors
     graph: GraphShape
@@ -134,7 +135,8 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "experts": totals(map(_on_gpu, experts)),
         "host_experts": totals(map(_in_ram, experts)),
         "largest_bytes": tuple(map(_largest, blocks)),
-        "empty_layers": sum(not block for block in blocks),
+        "empty_layers": sum(not blocks[il] for il in set(hp.block_of)),
+        "two_experts_bytes": max(map(_two_largest, experts), default=0),
         **_expert_sizes([tensor for block in experts for tensor in block]),
     } | _outside_of_blocks(outside_blocks, hp)
 
@@ -179,6 +181,10 @@ def _in_ram(tensors: Iterable[Tensor]) -> int:
 
 def _largest(tensors: Iterable[Tensor]) -> int:
     return max((tensor.size_bytes for tensor in tensors), default=0)
+
+
+def _two_largest(tensors: Iterable[Tensor]) -> int:
+    return sum(sorted(tensor.size_bytes for tensor in tensors)[-2:])
 
 
 def _reads(hp: Hparams) -> list[bool]:
