@@ -152,6 +152,10 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions
     if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
         # CUDA's flash attention has no kernel for some of them; the attention scores are then materialized.
         yield f"a KV cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
+    if options.split_mode in SHARED_MODES and options.devices > 1:
+        yield f"split mode {options.split_mode} has not been measured"
+    for option in options.unmeasured:
+        yield f"the effect of {option} on memory has not been measured"
     if options.speculation not in MEASURED_SPECULATION:
         yield f"speculative decoding of type {options.speculation!r} has not been measured"
 
