@@ -24,7 +24,8 @@ from bench.error_plot import draw
 from bench.known_misses import outdated, reason
 from bench.peers import comparisons
 from bench.record import record
-from bench.vram_truth import MIB, Row, header, rows
+from bench.truth.table import MIB, recorded
+from bench.vram_truth import FITTED, LATER, Row, header, rows
 
 RESULTS = Path(__file__).with_name("results")
 WITHIN = 0.02
@@ -107,7 +108,7 @@ def speed() -> dict[str, float]:
 
 
 def main() -> None:
-    measured = [(row, each) for row in rows() for each in errors(row)]
+    measured = [(row, each) for row in rows((*FITTED, *LATER)) for each in errors(row)]
     peers = peer_errors()
     figures: dict[str, Any] = {name: account(values) for name, values in (groups(measured) | peers).items()}
     show(figures)
@@ -146,16 +147,16 @@ def misses(measured: list[Measured]) -> list[dict[str, Any]]:
     by_family: dict[tuple[str, str], list[Measured]] = defaultdict(list)
     for row, each in measured:
         by_family[shape_of(row.shape, row.quant).hparams.architecture, kind(row)].append((row, each))
-    found = [_miss(*key, each) for key, each in by_family.items() if any(map(_is_off, each))]
+    found = [_miss(*key, each) for key, each in by_family.items() if any(map(is_off, each))]
     return sorted(found, key=lambda miss: -abs(miss["worst_percent"]))
 
 
-def _is_off(measured: Measured) -> bool:
+def is_off(measured: Measured) -> bool:
     return abs(measured[1]["total"]) > WITHIN
 
 
 def _miss(family: str, kind_: str, measured: list[Measured]) -> dict[str, Any]:
-    off = sorted(filter(_is_off, measured), key=lambda pair: -abs(pair[1]["total"]))
+    off = sorted(filter(is_off, measured), key=lambda pair: -abs(pair[1]["total"]))
     worst = off[0][1]
     item = max(("weights", "context", "compute"), key=lambda name: abs(worst[name]))
     size = f"{item} {abs(100 * worst[item]):.0f} % {'high' if worst[item] > 0 else 'low'}"
@@ -197,7 +198,9 @@ def write(figures: dict[str, Any], curves: dict[str, list[float]]) -> None:
     for key in outdated({(miss["family"], miss["kind"]) for miss in figures["misses"]}):
         print(f"no longer missed, but in known_misses.py: {key}")
     file = RESULTS / f"estimate-{datetime.date.today()}.json"
-    record(file, figures, llama_cpp="b11434, no_alloc, stand-in CUDA", ollama="PredictServerVRAM at 00f6d620")
+    record(
+        file, figures, llama_cpp=f"b{recorded().build}, no_alloc, stand-in CUDA", ollama="PredictServerVRAM at 00f6d620"
+    )
     try:
         draw(file.with_suffix(".svg"), curves)
     except ModuleNotFoundError:

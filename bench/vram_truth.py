@@ -1,17 +1,15 @@
-"""llama.cpp's own memory figures (b11434, no_alloc) and the headers of its models, from bench/data/vram.
+"""llama.cpp's own memory figures, and the headers of its models: bench/data/vram, made by bench/truth.
 
 `headers.json` holds metadata and tensors of every model and quantization: name, dimensions, type, blocks.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
@@ -20,11 +18,14 @@ from app.use_cases.estimate.companions import NO_COMPANIONS, Companions, adapter
 from app.use_cases.estimate.projector import projector
 from app.use_cases.launch.parsed_args import option_pairs, parse_model_options
 from app.use_cases.model_shape.shape import model_shape
+from bench.truth.table import DATA, HOST, MIB, Figures, Start, read_all
 from workers.gguf.constants import TENSOR_TYPES
 
-DATA = Path(__file__).with_name("data") / "vram"
-MIB = 1024**2
-
+# The rows that the rules were fitted to, and those of further models that were drawn afterwards.
+FITTED = ("truth", "truth2", "held_out")
+LATER = ("truth3",)
+# Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
+WITH_MORE = ("cpu-moe", "draft", "lora", "mmproj", "mtp", "n-cpu-ffn", "n-cpu-moe", "ngram", "nkvo", "ot")
 
 Items = tuple[float, float, float]
 
@@ -43,26 +44,17 @@ class Row:
     companions: Companions = NO_COMPANIONS
 
 
-def rows(names: tuple[str, ...] = ("truth", "truth2", "held_out")) -> Iterator[Row]:
-    """The rows the rules were fitted to, and `held_out`: further models of the same architectures, added afterwards."""
-    return (_row(name, row) for name in names for row in _read(name))
+def rows(names: tuple[str, ...] = FITTED) -> Iterator[Row]:
+    """Rows of these sets, by architecture."""
+    return (row_of(start, figures) for start, figures in read_all() if start.set in names and not figures.error)
 
 
 def rows_with_more() -> Iterator[Row]:
-    """Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
+    """Companions are counted with the device that has them: a projector's graph as its compute.
 
-    A projector's graph counts as the device's compute. Rows with --no-warmup are left out: the graph is then allocated
-    with the first image.
+    Rows with --no-warmup are left out: the graph is then allocated with the first image.
     """
-    for row_data in _read("extra_truth"):
-        if "--no-warmup" not in row_data["args"]:
-            row = _row(row_data["kind"], row_data)
-            yield _with_projector(_with_adapters(_with_draft(row, row_data), row_data), row_data)
-
-
-def _read(name: str) -> Iterator[dict[str, str]]:
-    with open(DATA / f"{name}.csv", newline="") as file:
-        yield from (row for row in csv.DictReader(file) if not row["error"])
+    return (row for row in rows(WITH_MORE) if "--no-warmup" not in row.args)
 
 
 @cache
@@ -100,65 +92,52 @@ def _size(dimensions: list[int], type_: str) -> int:
     return prod(dimensions) // values * size
 
 
-def _row(name: str, row: dict[str, str]) -> Row:
-    devices, host = _items(row, ""), _items(row, "host_")[0]
-    options = _options(row["args"].split(), row["dev"])
-    return Row(name, row["shape"], row["quant"], row["args"], options, devices, host)
-
-
-def _items(row: dict[str, str], prefix: str) -> tuple[Items, ...]:
-    """The columns with this prefix, per device."""
-    return tuple(zip(*(_bytes(row[f"{prefix}{item}_mib"]) for item in ("model", "context", "compute")), strict=True))
-
-
-def _bytes(cell: str) -> list[float]:
-    return [float(each or 0) * MIB for each in cell.split(";")]
-
-
-def _with_draft(row: Row, row_data: dict[str, str]) -> Row:
-    if not row_data["draft_devices"]:
-        return row
-    devices = list(row.devices)
-    for name, items in zip(row_data["draft_devices"].split(";"), _items(row_data, "draft_"), strict=True):
-        devices[int(name.removeprefix("CUDA"))] = _added(devices[int(name.removeprefix("CUDA"))], items)
-    host = _added(row.host, _items(row_data, "draft_host_")[0])
-    draft = [model_shape(each) for each in _named(row, "-md")]
-    return replace(
-        row, devices=tuple(devices), host=host, companions=replace(row.companions, draft=draft[0] if draft else None)
+def row_of(start: Start, figures: Figures) -> Row:
+    """With its companions counted where they are."""
+    args = start.args.split()
+    draft = [model_shape(each) for each in _named(args, "-md")]
+    projectors = [projector(each) for each in _named(args, "--mmproj")]
+    companions = Companions(
+        draft=draft[0] if draft else None,
+        adapters=tuple(map(adapter, _named(args, "--lora"))),
+        projector=projectors[0] if projectors else None,
+    )
+    devices = {name: _summed(name, start, figures) for name in figures.devices}
+    host = devices.pop(HOST)
+    return Row(
+        start.set,
+        start.shape,
+        start.quant,
+        start.args,
+        _options(args, start.devices),
+        tuple(devices.values()),
+        host,
+        companions,
     )
 
 
-def _with_adapters(row: Row, row_data: dict[str, str]) -> Row:
-    if not row_data["lora_mib"]:
-        return row
-    sizes = zip(row.devices, _bytes(row_data["lora_mib"]), strict=True)
-    adapters = tuple(map(adapter, _named(row, "--lora")))
-    return replace(
-        row,
-        devices=tuple(_added(items, (size, 0, 0)) for items, size in sizes),
-        companions=replace(row.companions, adapters=adapters),
-    )
+def _summed(name: str, start: Start, figures: Figures) -> Items:
+    """Bytes of the model and its companions on this device."""
+    own, draft = figures.devices[name], figures.draft.get(name, (0.0, 0.0, 0.0))
+    of_projector = figures.projector.get("CPU" if name == HOST else name, 0.0)
+    weights_of_projector = _projector_mib(start) if of_projector and _has_projector(name, figures) else 0.0
+    weights = own[0] + draft[0] + figures.adapters.get(name, 0.0) + weights_of_projector
+    return weights * MIB, (own[1] + draft[1]) * MIB, (own[2] + draft[2] + of_projector - weights_of_projector) * MIB
 
 
-def _with_projector(row: Row, row_data: dict[str, str]) -> Row:
-    if not row_data["mmproj_weights_mib"]:
-        return row
-    weights, ram = float(row_data["mmproj_weights_mib"]) * MIB, float(row_data["mmproj_host_mib"]) * MIB
-    companions = replace(row.companions, projector=projector(_named(row, "--mmproj")[0]))
-    if not row_data["mmproj_device_mib"]:
-        return replace(row, host=_added(row.host, (weights, 0, ram - weights)), companions=companions)
-    graph = float(row_data["mmproj_device_mib"].partition("=")[2]) * MIB - weights
-    first = _added(row.devices[0], (weights, 0, graph))
-    return replace(row, devices=(first, *row.devices[1:]), host=_added(row.host, (0, 0, ram)), companions=companions)
+def _has_projector(name: str, figures: Figures) -> bool:
+    """Whether its weights are here: on a GPU, if there is one that has a part of it."""
+    return name != HOST or set(figures.projector) == {"CPU"}
 
 
-def _added(a: Items, b: Items) -> Items:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+def _projector_mib(start: Start) -> float:
+    (said,) = _named(start.args.split(), "--mmproj")
+    return sum(tensor.size_bytes for tensor in said.tensors) / MIB
 
 
-def _named(row: Row, option: str) -> list[GgufHeader]:
+def _named(args: list[str], option: str) -> list[GgufHeader]:
     """Headers of the files that an option names as SHAPE.QUANT.gguf."""
-    files = dict(option_pairs(row.args.split())).get(option, "")
+    files = dict(option_pairs(args)).get(option, "")
     return [header(*name.removesuffix(".gguf").rsplit(".", 1)) for name in files.split(",") if name]
 
 

@@ -53,6 +53,15 @@ def write_model(shape: Shape, path: Path, deadline: Deadline) -> None:
             os.unlink(partial)
 
 
+def write_sparse_model(shape: Shape, path: Path) -> None:
+    """Write the model without its weights: they are a hole in the file, which takes a few MiB of the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    _write_header(shape, partial)
+    os.truncate(partial, partial.stat().st_size + shape.data_bytes)
+    os.replace(partial, path)
+
+
 def _write_tensor(file: Any, name: str, type_: str, size_bytes: int) -> None:
     for piece in pieces(name, type_, size_bytes):
         done = 0
@@ -67,7 +76,8 @@ def _write_header(shape: Shape, path: Path) -> None:
     header = shape.header
     writer = gguf.GGUFWriter(path, header.architecture)
     _add_metadata(writer, {**header.metadata, _FINGERPRINT: shape.fingerprint})
-    _add_vocabulary(writer, header)
+    if header.lengths[VOCABULARY]:  # projectors and adapters have none
+        _add_vocabulary(writer, header)
     numbers = {name: gguf.GGMLQuantizationType(number) for number, (name, *_) in TENSOR_TYPES.items() if number < 42}
     for tensor in header.tensors:
         # Slowest dimension first, as in numpy; raw_dtype overrides the dtype of the array.

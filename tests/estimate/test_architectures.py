@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.use_cases.estimate import families, graph_rules, op_offload, pipeline_copies
+from app.use_cases.estimate import expert_copies, families, graph_rules, pipeline_copies
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape import header_facts
 
@@ -27,6 +27,6 @@ def test_every_architecture_with_a_rule_has_the_name_that_llama_cpp_gives_it(lib
     rules = (graph_rules.EXPERTS, graph_rules.OTHER_GRAPHS, graph_rules.ENCODER_RESIDUALS, families.MEASURED)
     copies = (pipeline_copies._ENCODERS, pipeline_copies._MAMBA2, pipeline_copies._RWKV, pipeline_copies._DEEPSTACK)
     named = {name for group in (*shapes, *states, *others, *rules, *copies) for name in group}
-    named |= {*families.EXACT, *op_offload.TWO_EXPERTS_AT_ONCE, *(family for family, _ in families.MARGINS)}
+    named |= {*families.EXACT, *expert_copies.EQUAL_EXPERTS_BESIDE, *(family for family, _ in families.MARGINS)}
     unknown = {name for name in named if f"{name}\0".encode() not in library}
     assert not unknown

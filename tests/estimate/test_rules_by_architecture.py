@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 
 from app.entities.gguf import GgufHeader, Scalar, Tensor
@@ -55,3 +56,40 @@ def test_an_encoder_of_embeddings_has_no_cache_and_no_second_copy_of_its_embeddi
     eurobert = estimate_memory(small_model("eurobert", 4), options).devices[0]
     assert (eurobert.weights_bytes, eurobert.context_bytes) == (layers, 0)
     assert estimate_memory(small_model("gemma-embedding2", 4), options).devices[0].context_bytes == 0
+
+
+def test_the_tokens_of_a_graph_are_limited_by_the_context_as_requested():
+    """llama.cpp, src/llama-context.cpp: llama_context takes the minimum, then rounds the context up."""
+    options = ModelOptions(ctx_size=1121, parallel=7, kv_unified=False, ubatch_size=2027)
+    tokens = 7 * 161  # 1121, rounded up to a multiple of the slots; the cache has 7 streams of 256 cells
+    found = estimate_memory(small_model("llama", 2), options).devices[0]
+    assert found.context_bytes == 2 * 7 * 256 * 2 * (KV_HEADS * HEAD) * 2
+    assert found.compute_bytes == tokens * 4 * (3 * FF + 4 * EMBD) + 256 * tokens * 2
+    # without causal attention the rounded context is the limit: 8 * 256 tokens
+    encoder = small_model("bert", 2, attention__causal=False)
+    options = ModelOptions(ctx_size=1900, parallel=8, ubatch_size=4096, batch_size=4096, task=Task.EMBEDDING)
+    compute = estimate_memory(encoder, options).devices[0].compute_bytes
+    assert compute == 2048 * 4 * (3 * FF + 2 * EMBD) + 2048 * 2048 * 2
+
+
+def test_a_last_gpu_with_only_the_output_holds_the_logits_of_the_slots():
+    """llama.cpp, src/llama-graph.cpp: build_inp_out_ids. ggml-backend.cpp keeps four copies of what enters a stage."""
+    options = ModelOptions(ctx_size=4096, parallel=2, devices=2, tensor_split=(8, 1))
+    pipelined = estimate_memory(small_model("llama", 8), options).devices[1]
+    assert pipelined.context_bytes == 0
+    assert pipelined.compute_bytes == 2 * 4 * (VOCAB + (4 + 1) * EMBD)
+    options = replace(options, n_gpu_layers=8, tensor_split=(7, 1))
+    with_layer_in_ram = estimate_memory(small_model("llama", 8), options).devices[1]
+    assert with_layer_in_ram.compute_bytes == 2 * 4 * (VOCAB + EMBD)
+
+
+def test_a_first_gpu_without_layers_computes_with_the_weights_in_ram():
+    """ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur: the first backend that offloads such operations."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(0, 1), n_gpu_layers=5)
+    first, second = estimate_memory(small_model("llama", 8), options).devices
+    assert first.weights_bytes == first.context_bytes == 0
+    # 512 tokens: those of a layer, three embeddings copied in, and the mask
+    assert first.compute_bytes == 512 * 4 * (3 * FF + (4 + 3) * EMBD) + 4096 * 512 * 2
+    assert second.compute_bytes < first.compute_bytes
+    nothing_in_ram = estimate_memory(small_model("llama", 8), replace(options, n_gpu_layers=99)).devices[0]
+    assert nothing_in_ram.compute_bytes == 0

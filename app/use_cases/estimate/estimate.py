@@ -22,7 +22,7 @@ from app.use_cases.estimate.companions import (
     drafting_memory,
     projector_needs,
 )
-from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes
+from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes, uncertain_bytes
 from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Offload, is_known, margin
 from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
@@ -79,7 +79,15 @@ def estimate_memory(
         context = cache_cells(shape, options).ctx
         needs.append(_draft_model_needs(companions.draft, replace(options, ctx_size=context), len(ranges)))
     devices, host = add_needs(needs) if len(needs) > 1 else needs[0]
-    return _assembled(shape, options, companions, gpu_overhead_bytes, devices, host)
+    estimate = _assembled(shape, options, companions, gpu_overhead_bytes, devices, host)
+    uncertain = uncertain_bytes(shape, options, ranges)
+    return _with_more_margin(estimate, uncertain) if uncertain else estimate
+
+
+def _with_more_margin(estimate: Estimate, size: int) -> Estimate:
+    """On the first device."""
+    first = estimate.devices[0]
+    return replace(estimate, devices=(replace(first, margin_bytes=first.margin_bytes + size), *estimate.devices[1:]))
 
 
 def _model_needs(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:

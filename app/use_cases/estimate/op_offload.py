@@ -7,20 +7,26 @@ The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions
+from app.use_cases.estimate.expert_copies import copied_experts_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
 from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
-# Architectures whose graphs copy in the next expert tensor while the previous one is still in use.
-TWO_EXPERTS_AT_ONCE = frozenset({"qwen3next", "qwen35moe", "granitehybrid", "gemma4", "nemotron_h_moe"})
-
 
 def experts_all_in_ram(shape: ModelShape, options: ModelOptions, moved: MovedTensors, layers: range) -> bool:
     """Whether the experts of all these layers are in RAM."""
     own = [il for il in layers if il < shape.hparams.n_layer]
     return bool(shape.graph.expert_ff) and all(il < options.n_cpu_moe or il in moved.emptied for il in own)
+
+
+def only_copies(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> bool:
+    """Whether the first device has no layers but computes with weights from RAM: ggml copies them to the first that can
+    (ggml-backend.cpp, ggml_backend_sched_backend_id_from_cur), not to the first that has layers."""
+    if not any(ranges) or ranges[0]:
+        return False
+    return ranges[0].start > 0 or bool(shape.graph.expert_ff and options.n_cpu_moe)
 
 
 def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_layer: int) -> bool:
@@ -45,7 +51,7 @@ def op_offload_bytes(
         deepstack = 3 * shape.graph.deepstack * w.e  # image features for the first layers are copied in too
         candidates.append(_layers(shape, options, w, cells, first_gpu_layer) + deepstack)
     if moved.emptied or options.n_cpu_moe:
-        candidates.append(_experts(shape, options, w))
+        candidates.append(copied_experts_bytes(shape, options, w, cells, moved))
     if moved.largest_dense_bytes:
         candidates.append(moved.largest_dense_bytes + 2 * w.ff + (5 if moved.largest_other_bytes else 4) * w.e)
     return max(candidates)
@@ -68,13 +74,6 @@ def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il
         total += count * row_bytes(between(cache.k_width, il, il + 1), options.cache_type_k)
         total += count * row_bytes(between(cache.v_width, il, il + 1), options.cache_type_v)
     return cells.streams * total
-
-
-def _experts(shape: ModelShape, options: ModelOptions, w: Work) -> int:
-    family = shape.graph.architecture
-    if family in TWO_EXPERTS_AT_ONCE or (family == "llama4" and options.devices > 1):
-        return 2 * shape.largest_expert_bytes + 6 * w.e
-    return shape.largest_expert_bytes + w.expert_ff + w.expert_e + 4 * w.e
 
 
 def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int) -> int:

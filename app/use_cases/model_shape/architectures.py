@@ -60,6 +60,9 @@ WITHOUT_CACHE = frozenset(
     }
 )
 
+# These attend to the tokens that follow, whatever `attention.causal` says.
+NOT_CAUSAL = frozenset({"dream", "gemma-embedding", "gemma-embedding2", "llada", "llada-moe", "rnd1"})
+
 # A state of fixed size instead of a KV cache in all layers.
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 

@@ -89,6 +89,11 @@ class Hparams:
         return bool(self.integer("attention.key_length_mla") and self.integer("attention.value_length_mla"))
 
     @cached_property
+    def is_causal(self) -> bool:
+        """Whether a token attends only to those before it."""
+        return self.value("attention.causal") is not False and self.architecture not in arch.NOT_CAUSAL
+
+    @cached_property
     def window_tokens(self) -> int:
         """Size of the sliding window in tokens; 0 if no layer has one."""
         rule = arch.WINDOWS.get(self.architecture)

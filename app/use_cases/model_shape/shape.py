@@ -67,6 +67,9 @@ class ModelShape:
     widest_window: int
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
+    expert_pair_bytes: int  # two that follow each other
+    two_experts_bytes: int  # the two largest of one layer
+    has_mixed_experts: bool  # not all of one size
     empty_layers: int  # layers of the metadata that have no tensors
     graph: GraphShape
 
@@ -133,8 +136,21 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "host_experts": totals(map(_in_ram, experts)),
         "largest_bytes": tuple(map(_largest, blocks)),
         "empty_layers": sum(not block for block in blocks),
-        "largest_expert_bytes": max(map(_largest, experts), default=0),
+        "two_experts_bytes": max(map(_two_largest, experts), default=0),
+        **_expert_sizes([tensor for block in experts for tensor in block]),
     } | _outside_of_blocks(outside_blocks, hp)
+
+
+def _expert_sizes(tensors: list[Tensor]) -> dict[str, Any]:
+    matrices = [tensor for tensor in tensors if tensor.name.endswith(".weight")]
+    fused = _largest(tensor for tensor in matrices if "_gate_up_" in tensor.name)
+    downs = [tensor.size_bytes for tensor in matrices if "_down_" in tensor.name]
+    down = max(downs, key=downs.count, default=0)  # the usual: few layers have a type of their own
+    return {
+        "largest_expert_bytes": _largest(matrices),
+        "expert_pair_bytes": fused + down if fused else 2 * _largest(matrices),
+        "has_mixed_experts": len({tensor.size_bytes for tensor in matrices}) > 1,
+    }
 
 
 def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
@@ -165,6 +181,10 @@ def _in_ram(tensors: Iterable[Tensor]) -> int:
 
 def _largest(tensors: Iterable[Tensor]) -> int:
     return max((tensor.size_bytes for tensor in tensors), default=0)
+
+
+def _two_largest(tensors: Iterable[Tensor]) -> int:
+    return sum(sorted(tensor.size_bytes for tensor in tensors)[-2:])
 
 
 def _reads(hp: Hparams) -> list[bool]:

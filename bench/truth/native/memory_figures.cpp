@@ -1,0 +1,201 @@
+// Prints how many bytes llama.cpp would take on each device, for the arguments of a llama-server. Nothing is allocated.
+//
+// It does with the arguments what llama-server does before it loads (tools/server, b11549), and asks the engine's own
+// accounting, common_get_device_memory_data. One line of JSON, all figures in bytes:
+//   {"devices": {"CUDA0": [weights, context, compute], ..., "host": [...]},
+//    "draft": {"CUDA0": [...], ...}, "projector": {"CUDA0": bytes}, "adapters": {"CUDA0": bytes}}
+// A function of a library, called by bench/truth/run.py's child: the engine's library wants a Python around it.
+#include "arg.h"
+#include "common.h"
+#include "fit.h"
+#include "ggml-backend.h"
+#include "llama.h"
+#include "log.h"
+#include "mtmd.h"
+#include "speculative.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+using device_list = std::vector<ggml_backend_dev_t>;
+
+struct measured { device_list devices; common_device_memory_data_vec items; uint32_t layers = 0, trained_context = 0, experts = 0; };
+
+static measured measure(const std::string & path, const llama_model_params & model, const llama_context_params & context) {
+    measured found;
+    found.items = common_get_device_memory_data(path.c_str(), &model, &context, found.devices, found.layers,
+                                                found.trained_context, found.experts, GGML_LOG_LEVEL_ERROR);
+    return found;
+}
+
+// ---- What llama-server makes of its arguments ----
+
+// server.cpp:llama_server
+static void apply_server_defaults(common_params & params) {
+    if (params.embedding && params.n_batch > params.n_ubatch) {
+        params.n_batch = params.n_ubatch;
+    }
+    if (params.n_parallel < 0) {
+        params.n_parallel = 4;
+        params.kv_unified = true;
+    }
+    if (params.kv_unified_per_slot > 0 && params.n_ctx == 0) {
+        params.n_ctx = params.n_parallel * params.kv_unified_per_slot;
+    }
+}
+
+// server-context.cpp:server_output_limits
+static void apply_output_limits(common_params & params) {
+    const bool pools = params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED && params.pooling_type != LLAMA_POOLING_TYPE_NONE;
+    if (params.embedding || pools) {
+        params.n_outputs_max = params.n_batch;
+        params.n_outputs_max_per_seq = 1;
+        return;
+    }
+    const auto limits = common_speculative_get_output_limits(params.n_batch, params.n_parallel,
+                                                             common_speculative_n_max(&params.speculative));
+    params.n_outputs_max = std::max<int32_t>(1, limits.total);
+    params.n_outputs_max_per_seq = std::max<int32_t>(1, limits.per_seq);
+}
+
+static bool drafts_by_mtp(const common_params & params) {
+    const auto & types = params.speculative.types;
+    return std::find(types.begin(), types.end(), COMMON_SPECULATIVE_TYPE_DRAFT_MTP) != types.end();
+}
+
+// ---- Companions ----
+
+// The draft model, or the context of the model's own MTP layers (speculative.cpp:common_speculative_init_from_params).
+static measured measure_draft(const common_params & params, uint32_t context_tokens) {
+    common_params draft = common_base_params_to_speculative(params);
+    auto model = common_model_params_to_llama(draft);
+    auto context = common_context_params_to_llama(draft);
+    if (drafts_by_mtp(params)) {
+        context.ctx_type = LLAMA_CONTEXT_TYPE_MTP;
+    }
+    context.n_ctx = context_tokens;
+    context.n_rs_seq = 0;
+    if (params.speculative.has_dft()) {
+        return measure(params.speculative.draft.mparams.path, model, context);
+    }
+    measured found = measure(params.model.path, model, context);
+    for (auto & items : found.items) {
+        items.model = 0;  // it computes with the model's own weights
+    }
+    return found;
+}
+
+static std::map<std::string, size_t> measure_projector(const common_params & params) {
+    mtmd_context_params projector = mtmd_context_params_default();
+    projector.use_gpu = params.mmproj_use_gpu;
+    projector.print_timings = false;
+    projector.flash_attn_type = params.flash_attn_type;
+    projector.warmup = params.warmup;
+    projector.image_min_tokens = params.image_min_tokens;
+    projector.image_max_tokens = params.image_max_tokens;
+    std::map<std::string, size_t> found;
+    for (const auto & [device, bytes] : mtmd_get_memory_usage(params.mmproj.path.c_str(), projector).backend_mem_usage) {
+        found[ggml_backend_dev_name(device)] += bytes;
+    }
+    if (found.empty()) {
+        throw std::runtime_error("the projector's memory is not to be had");
+    }
+    return found;
+}
+
+static size_t free_bytes(ggml_backend_dev_t device) {
+    size_t free = 0, total = 0;
+    ggml_backend_dev_memory(device, &free, &total);
+    return free;
+}
+
+// The accounting knows no adapters: they are loaded, onto devices that only reserve, beside a model that takes nothing.
+static std::map<std::string, size_t> measure_adapters(const common_params & params, llama_model_params model,
+                                                      const device_list & devices) {
+    model.no_alloc = true;
+    model.load_mode = LLAMA_LOAD_MODE_NONE;
+    llama_model * loaded = llama_model_load_from_file(params.model.path.c_str(), model);
+    std::vector<size_t> before;
+    for (auto device : devices) {
+        before.push_back(free_bytes(device));
+    }
+    for (const auto & adapter : params.lora_adapters) {
+        if (!loaded || !llama_adapter_lora_init(loaded, adapter.path.c_str())) {
+            throw std::runtime_error("failed to load adapter " + adapter.path);
+        }
+    }
+    std::map<std::string, size_t> found;
+    for (size_t i = 0; i < devices.size(); i++) {
+        found[ggml_backend_dev_name(devices[i])] = before[i] - free_bytes(devices[i]);
+    }
+    return found;
+}
+
+// ---- Output ----
+
+static std::string as_json(const measured & found) {
+    std::string text = "{";
+    for (size_t i = 0; i < found.items.size(); i++) {
+        const char * name = i < found.devices.size() ? ggml_backend_dev_name(found.devices[i]) : "host";
+        const auto & items = found.items[i];
+        text += std::string(i ? ", \"" : "\"") + name + "\": [" + std::to_string(items.model) + ", "
+              + std::to_string(items.context) + ", " + std::to_string(items.compute) + "]";
+    }
+    return text + "}";
+}
+
+static std::string as_json(const std::map<std::string, size_t> & bytes) {
+    std::string text;
+    for (const auto & [name, size] : bytes) {
+        text += (text.empty() ? "\"" : ", \"") + name + "\": " + std::to_string(size);
+    }
+    return "{" + text + "}";
+}
+
+static std::string figures(common_params & params) {
+    auto model = common_model_params_to_llama(params);
+    auto context = common_context_params_to_llama(params);
+    if (params.fit_params) {
+        common_fit_params(params.model.path.c_str(), &model, &context, params.tensor_split,
+                          params.tensor_buft_overrides.data(), params.fit_params_target.data(), params.fit_params_min_ctx,
+                          nullptr, GGML_LOG_LEVEL_ERROR);
+    }
+    const measured main_model = measure(params.model.path, model, context);
+    std::string text = "\"devices\": " + as_json(main_model);
+    if (params.speculative.has_dft() || drafts_by_mtp(params)) {
+        const uint32_t context_tokens = context.n_ctx ? context.n_ctx : main_model.trained_context;
+        text += ", \"draft\": " + as_json(measure_draft(params, context_tokens));
+    }
+    if (!params.mmproj.path.empty()) {
+        text += ", \"projector\": " + as_json(measure_projector(params));
+    }
+    if (!params.lora_adapters.empty()) {
+        text += ", \"adapters\": " + as_json(measure_adapters(params, model, main_model.devices));
+    }
+    return text;
+}
+
+extern "C" int memory_figures(int count, char ** arguments) {
+    common_params params;
+    common_init();
+    if (!common_params_parse(count, arguments, params, LLAMA_EXAMPLE_SERVER)) {
+        return 1;
+    }
+    llama_backend_init();
+    apply_server_defaults(params);
+    apply_output_limits(params);
+    std::string text;
+    try {
+        text = figures(params);
+    } catch (const std::exception & error) {
+        text = "\"error\": \"" + std::string(error.what()) + "\"";
+    }
+    common_log_flush(common_log_main());
+    printf("{%s}\n", text.c_str());
+    fflush(stdout);
+    return 0;
+}
