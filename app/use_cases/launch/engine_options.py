@@ -44,7 +44,8 @@ IRRELEVANT_SWITCHES = _names(
     """
     --agent --cache-idle-slots --cache-prompt --check-tensors --cont-batching --context-shift --cors-credentials
     --direct-io --escape --ignore-eos --jinja --log-disable --log-jsonl --log-prefix --log-timestamps
-    --log-verbose --lora-init-without-apply --metrics --mlock --models-autoload --no-agent --no-cache-idle-slots
+    --log-verbose
+    --lora-init-without-apply --metrics --mlock --mmap --no-mmap --models-autoload --no-agent --no-cache-idle-slots
     --no-cache-prompt --no-cont-batching --no-context-shift --no-cors-credentials --no-direct-io --no-escape
     --no-host --no-jinja --no-log-jsonl --no-log-prefix --no-log-timestamps --no-models-autoload --no-perf
     --no-prefill-assistant --no-reasoning-preserve --no-skip-chat-parsing --no-slots
@@ -63,7 +64,8 @@ IRRELEVANT_VALUES = _names(
     --cpu-strict-draft --defrag-thold --draft-min --draft-n --draft-n-min --draft-p-min --draft-p-split
     --dry-allowed-length --dry-base --dry-multiplier --dry-penalty-last-n --dry-sequence-breaker --dynatemp-exp
     --dynatemp-range --embd-normalize --file --fit --fit-ctx --fit-target --frequency-penalty --grammar
-    --grammar-file --host --json-schema --json-schema-file --keep --log-colors --log-file --log-prompts-dir
+    --grammar-file
+    --host --json-schema --json-schema-file --keep --load-mode -lm --log-colors --log-file --log-prompts-dir
     --log-verbosity --logit-bias --lookup-cache-dynamic --lookup-cache-static --mcp-servers-config
     --mcp-servers-json --media-path --min-p --mirostat --mirostat-ent --mirostat-lr --models-dir --models-max
     --models-preset --n-predict --numa --path --poll --poll-batch --poll-batch-draft --poll-draft --pooling

@@ -31,6 +31,9 @@ _SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "-kvo": {"kv_offload": True},
     "--mmproj-offload": {"mmproj_offload": True},
     "--no-mmproj-offload": {"mmproj_offload": False},
+    "--repack": {"repack": True},
+    "--no-repack": {"repack": False},
+    "-nr": {"repack": False},
     "--spec-draft-cpu-moe": {"draft_n_cpu_moe": ALL_LAYERS},
     "--cpu-moe-draft": {"draft_n_cpu_moe": ALL_LAYERS},
     "-cmoed": {"draft_n_cpu_moe": ALL_LAYERS},
@@ -51,6 +54,15 @@ def _natural(value: str) -> int:
     if not value.isascii() or not value.isdecimal() or len(value) > MOST_DIGITS:
         raise ValueError(value)
     return int(value)
+
+
+def _layers(names: str, field: str) -> dict[str, _Reading]:
+    """A number of layers, or llama-server's words for all, with which nothing is left to its choice here."""
+
+    def read(value: str) -> dict[str, Any]:
+        return {field: ALL_LAYERS if value in ("all", "auto", "-1", "-2") else _natural(value)}
+
+    return dict.fromkeys(names.split(), read)
 
 
 def _cache_type(names: str, field: str) -> dict[str, _Reading]:
@@ -94,7 +106,7 @@ _VALUES: Mapping[str, _Reading] = {
     **_cache_type("--cache-type-k -ctk", "cache_type_k"),
     **_cache_type("--cache-type-v -ctv", "cache_type_v"),
     **_text("--flash-attn -fa", "flash_attn"),
-    **_count("--gpu-layers --n-gpu-layers -ngl", "n_gpu_layers"),
+    **_layers("--gpu-layers --n-gpu-layers -ngl", "n_gpu_layers"),
     **_count("--n-cpu-moe -ncmoe", "n_cpu_moe"),
     **_text("--split-mode -sm", "split_mode"),
     **_count("--main-gpu -mg", "main_gpu"),
@@ -103,7 +115,7 @@ _VALUES: Mapping[str, _Reading] = {
     **_count("--spec-draft-n-max --draft-max --draft -n-max", "draft_max"),
     **_cache_type("--spec-draft-type-k --cache-type-k-draft -ctkd", "draft_cache_type_k"),
     **_cache_type("--spec-draft-type-v --cache-type-v-draft -ctvd", "draft_cache_type_v"),
-    **_count("--spec-draft-ngl --gpu-layers-draft --n-gpu-layers-draft -ngld", "draft_n_gpu_layers"),
+    **_layers("--spec-draft-ngl --gpu-layers-draft --n-gpu-layers-draft -ngld", "draft_n_gpu_layers"),
     **dict.fromkeys(("--parallel", "-np"), _slots),
     **_override("--override-tensor -ot", "overrides"),
     **_override("--spec-draft-override-tensor --override-tensor-draft -otd", "draft_overrides"),

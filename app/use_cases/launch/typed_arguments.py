@@ -20,9 +20,10 @@ from app.use_cases.launch.engine_options import (
 from app.use_cases.launch.parsed_args import COMPANIONS, READ_SWITCHES, READ_VALUES, read_option, with_arguments
 
 _PROJECTOR_OFF = frozenset({"--no-mmproj", "--no-mmproj-auto"})
-_DEVICES = frozenset({"--device", "-dev"})
+DEVICE_LISTS = frozenset({"--device", "-dev"})
 _SWITCHES = READ_SWITCHES | _PROJECTOR_OFF | {"--mmproj-auto"} | UNMEASURED_SWITCHES | IRRELEVANT_SWITCHES
-_VALUES = READ_VALUES | COMPANIONS | _DEVICES | UNMEASURED_VALUES | GROWING | IRRELEVANT_VALUES
+_VALUES = READ_VALUES | COMPANIONS | DEVICE_LISTS | UNMEASURED_VALUES | GROWING | IRRELEVANT_VALUES
+PATTERNS = frozenset({"--override-tensor", "-ot", "--spec-draft-override-tensor", "--override-tensor-draft", "-otd"})
 _REFUSED = NAMES_ANOTHER_MODEL | PRESETS | {OTHER_MACHINES}
 _DESCRIPTIVE_KEYS = ("general.", "tokenizer.")  # of --override-kv: nothing is allocated by them
 
@@ -45,26 +46,24 @@ class TypedArguments:
 
     @property
     def has_projector(self) -> bool:
-        return not any(option in _PROJECTOR_OFF for option, _ in self.pairs)
+        return not self.names & _PROJECTOR_OFF
 
     @property
-    def files(self) -> bool:
-        """Whether files are to be read for them."""
-        return any(option in COMPANIONS for option, _ in self.pairs)
+    def names(self) -> frozenset[str]:
+        return frozenset(option for option, _ in self.pairs)
 
     def applied(self, options: ModelOptions) -> ModelOptions:
         """The options, overridden by these."""
         chosen = with_arguments(options, self.pairs)
         for option, value in self.pairs:
-            if option in _DEVICES:
+            if option in DEVICE_LISTS:
                 chosen = replace(chosen, devices=0 if value == "none" else len(value.split(",")))
         return replace(chosen, unmeasured=(*options.unmeasured, *_unmeasured(self.pairs)))
 
 
 def canonical(word: str) -> str:
     """An option as llama-server knows it, without `=VALUE`: --ctx_size is --ctx-size."""
-    name = word.partition("=")[0]
-    return name.replace("_", "-") if name.startswith("--") else name
+    return word.partition("=")[0].replace("_", "-") if word.startswith("--") else word
 
 
 def is_argument(word: str) -> bool:
@@ -115,7 +114,7 @@ def _check_value(name: str, value: str) -> None:
         read_option(name, value)
     except ValueError:
         raise WrongArgument(f"{name} does not take {value[:100]!r}") from None
-    if name in ("--override-tensor", "-ot") and not all("=" in pair for pair in value.split(",")):
+    if name in PATTERNS and not all("=" in pair for pair in value.split(",")):
         raise WrongArgument(f"{name} takes PATTERN=BUFFER,..., such as exps=CPU; not {value[:100]!r}")
 
 
