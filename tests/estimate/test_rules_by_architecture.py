@@ -93,3 +93,30 @@ def test_a_first_gpu_without_layers_computes_with_the_weights_in_ram():
     assert second.compute_bytes < first.compute_bytes
     nothing_in_ram = estimate_memory(small_model("llama", 8), replace(options, n_gpu_layers=99)).devices[0]
     assert nothing_in_ram.compute_bytes == 0
+
+
+def test_looped_layers_have_caches_of_their_own_and_share_weights():
+    """llama.cpp, src/models/nanbeige.cpp: load_arch_hparams multiplies the layers, load_arch_tensors shares blocks."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(1, 1))
+    first, second = estimate_memory(small_model("nanbeige", 4, num_loops=3), options).devices
+    # 12 layers and the output: 7 layers on the first GPU with all weights, 5 on the second with the output matrix
+    assert first.weights_bytes == 4 * 2 * sum(map(prod, LAYER.values()))
+    assert second.weights_bytes == 2 * EMBD * VOCAB
+    layer = 4096 * 2 * (KV_HEADS * HEAD) * 2
+    assert (first.context_bytes, second.context_bytes) == (7 * layer, 5 * layer)
+    # Q, K and V of 5 layers go to the second GPU, their attention comes back, four times each: a pipeline's stages.
+    embedding, masks = 512 * 4 * EMBD, 4 * (4096 * 512 * 2)
+    queries, pairs = 512 * 4 * HEADS * HEAD, 512 * 4 * 2 * KV_HEADS * HEAD
+    # Before each further pass the residual is normalized beside the output: 4 copies there, 8 of two tensors back.
+    usual = 512 * 4 * (3 * FF + 4 * EMBD) + 12 * embedding
+    assert first.compute_bytes == usual + masks + 4 * 5 * queries + 2 * 8 * embedding
+    assert second.compute_bytes == queries + masks + 4 * 5 * (queries + pairs) + (1 + 2 * 4) * embedding
+
+
+def test_a_model_on_one_of_several_gpus_is_pipelined_too():
+    """llama.cpp, src/llama-context.cpp: pipeline_parallel asks for the devices of the model, not for their layers."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(1, 0))
+    first, second = estimate_memory(small_model("llama", 4), options).devices
+    mask, embedding = 4096 * 512 * 2, 512 * 4 * EMBD
+    assert first.compute_bytes == 512 * 4 * (3 * FF + 4 * EMBD) + 4 * mask + 12 * embedding
+    assert second.compute_bytes == 0

@@ -10,6 +10,7 @@ from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.expert_copies import experts_alone_bytes, uncounted_expert_bytes
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells
+from app.use_cases.estimate.looped_layers import looped_bytes
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
     loses_flash_attention,
@@ -69,15 +70,8 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     flash = uses_flash_attention(shape, options)
-    if len(used) > 1 and is_pipelined(shape, options):
-        return [
-            output_alone_bytes(shape, options, w, MAX_COPIES)
-            if index and layers.start >= shape.hparams.n_layer
-            else peak_bytes(shape, options, w, cells, flash, layers, False)
-            + MAX_COPIES * mask_bytes(shape, w, cells, flash, layers)
-            + inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
-            for index, layers in enumerate(used)
-        ]
+    if is_pipelined(shape, options):
+        return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
     is_encoder = shape.graph.architecture in arch.WITHOUT_CACHE
     first_gpu_layer = used[0].start if any(ranges) or not is_encoder else shape.hparams.n_layer
     flash = flash or (is_encoder and options.devices > 0 and not any(ranges))  # else attention is computed on the CPU
@@ -100,6 +94,20 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     if options.devices:
         totals[0] = max(totals[0], op_offload_bytes(shape, options, w, cells, first_gpu_layer, moved) + first_mask)
     return totals
+
+
+def _pipelined_bytes(
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, used: list[range], index: int
+) -> int:
+    """Bytes on device `index` of those in use."""
+    layers = used[index]
+    masks = MAX_COPIES * mask_bytes(shape, w, cells, flash, layers)
+    if shape.hparams.has_looped_layers and len(used) > 1:
+        return looped_bytes(shape, options, w, cells, flash, used, index) + masks
+    if index and layers.start >= shape.hparams.n_layer:
+        return output_alone_bytes(shape, options, w, MAX_COPIES)
+    peak = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=False)
+    return peak + masks + inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
 
 
 def _sequential_peak(
@@ -146,15 +154,14 @@ def uncertain_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range
     return uncounted_expert_bytes(shape, options, graph_work(shape, options, cells), cells, moved)
 
 
-def host_compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
+def host_compute_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """Bytes in RAM for the graph: masks and embeddings to be copied to the devices."""
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
     mask = mask_bytes(shape, w, cells, uses_flash_attention(shape, options), everywhere)
-    used = [layers for layers in ranges if layers]
     deepstack = 3 * shape.graph.deepstack * w.e  # the image features for the first layers
-    if len(used) > 1 and is_pipelined(shape, options):
+    if is_pipelined(shape, options):
         return MAX_COPIES * mask + 10 * w.e + 3 * deepstack
     return mask + 4 * w.e + deepstack
 

@@ -100,7 +100,7 @@ def _model_needs(shape: ModelShape, options: ModelOptions, ranges: list[range]) 
     host = DeviceMemory(
         weights_bytes=on_host,
         context_bytes=host_context_bytes(shape, options, ranges),
-        compute_bytes=host_compute_bytes(shape, options, ranges) if options.devices else compute[0],
+        compute_bytes=host_compute_bytes(shape, options) if options.devices else compute[0],
     )
     if not options.devices:
         return [], host

@@ -59,6 +59,8 @@ def op_offload_bytes(
 
 def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int) -> int:
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
+    if shape.hparams.has_looped_layers:  # copied in for the first pass, held until the last one
+        largest = between(shape.host_layers, 0, first_gpu_layer)
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         return largest + encoder(w, flash=True)  # attention that CUDA does not support stays on the CPU
     if w.shape.expert_ff:

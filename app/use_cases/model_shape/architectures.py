@@ -78,6 +78,9 @@ STATE_BY_INTERVAL = frozenset({"minimax-01", "qwen35", "qwen35moe", "qwen3next",
 # ... or both in every layer.
 STATE_AND_KV = frozenset({"falcon-h1"})
 
+# The file has every block once and says how often to pass through all of them.
+LOOPED = frozenset({"nanbeige"})
+
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 
 # DeepSeek's sparse attention: a cache of index keys beside the KV cache.

@@ -39,12 +39,34 @@ class Hparams:
         if not isinstance(value, tuple):
             return (_integer(value, default),) * self.n_layer_all
         known = tuple(_integer(each, default) for each in value[: self.n_layer_all])
+        if 0 < len(value) < self.n_layer_all == len(value) * self._loops:
+            return known * self._loops
         return known + (default,) * (self.n_layer_all - len(known))
 
     @cached_property
     def n_layer_all(self) -> int:
         """Number of layers, including trailing blocks for multi-token prediction (MTP)."""
-        return min(self.integer("block_count"), MAX_LAYERS)
+        return min(self.integer("block_count") * self._loops, MAX_LAYERS)
+
+    @cached_property
+    def _loops(self) -> int:
+        """How often the blocks are passed through, each time with a cache of its own (src/models/nanbeige.cpp)."""
+        return max(1, self.integer("num_loops", 1)) if self.architecture in arch.LOOPED else 1
+
+    @cached_property
+    def block_of(self) -> tuple[int, ...]:
+        """The block whose weights each layer uses: its own, unless layers pass through the same blocks again."""
+        stack = self.integer("hrm.layers_per_stack")
+        if self.architecture == "hrm_text" and stack:  # src/models/hrm-text.cpp: blocks of a low and of a high stack
+            passes = self.integer("hrm.l_cycles") + 1
+            return tuple(il % stack + stack * (il // stack % passes == passes - 1) for il in self.layers)
+        blocks = max(1, self.n_layer_all // self._loops)
+        return tuple(il % blocks for il in self.layers)
+
+    @cached_property
+    def has_looped_layers(self) -> bool:
+        """Whether several layers use the weights of one block."""
+        return any(block != il for il, block in enumerate(self.block_of))
 
     @cached_property
     def n_layer(self) -> int:
