@@ -133,7 +133,7 @@ def _assembled(
     total_share, compute_share = families.shares(shape.hparams.architecture, _kinds(shape, options), has_companions)
     unmeasured = tuple(_unmeasured(shape, options, companions))
     if unmeasured:
-        total_share = max(total_share, families.UNKNOWN_SHARE)
+        total_share = max(total_share, families.UNKNOWN_MARGIN)
     notes = (*unmeasured, *_file_problems(shape))
     return Estimate(
         tuple(_booked(each, overhead_bytes, total_share, compute_share) for each in devices),

@@ -60,7 +60,7 @@ USUAL_SHARES: Mapping[Kind, float] = {
     Kind.CACHE_IN_RAM: 0.01,
 }
 ANY_FAMILY, WITH_COMPANIONS = "*", "+"  # lines of the table that are not of an architecture
-UNKNOWN_SHARE = 0.10  # of the total, of an architecture that has not been measured under a kind
+UNKNOWN_MARGIN = 0.10  # of the total, of an architecture that has not been measured under a kind
 EXACT_ERROR, EXACT_ROWS = 0.0005, 3
 
 # Types of K and V. CUDA's flash attention has no kernel for some of the others.
@@ -124,7 +124,7 @@ def _shares(architecture: str, kind: Kind) -> tuple[float, float]:
     if found := _MEASURED.get(architecture, {}).get(kind):
         return max(found.total_share, USUAL_SHARES.get(kind, 0.0)), found.compute_share
     usual = _MEASURED[ANY_FAMILY].get(kind)
-    return UNKNOWN_SHARE, usual.compute_share if usual else 0.0
+    return UNKNOWN_MARGIN, usual.compute_share if usual else 0.0
 
 
 def _parsed(line: str) -> tuple[str, dict[Kind, Measured]]:
