@@ -17,7 +17,7 @@ from pathlib import Path
 from app.use_cases.estimate import compute, margin_table
 from app.use_cases.estimate.companions import NO_COMPANIONS
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.families import ANY_FAMILY, WITH_COMPANIONS, Kind, kinds
+from app.use_cases.estimate.families import ANY_FAMILY, WITH_COMPANIONS, StartKind, kinds
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.model_shape.shape import ModelShape
 from bench.truth.table import read_all
@@ -33,7 +33,7 @@ class Comparison:
     """One device of a row: bytes as estimated, and what is missing."""
 
     family: str
-    kind: Kind
+    kind: StartKind
     total: int
     compute: int
     missing: float  # negative if too much was estimated
@@ -60,11 +60,11 @@ def _family(row: Row, shape: ModelShape) -> str:
 
 def table(compared: Iterable[Comparison]) -> str:
     """The lines of the table: an architecture, and its kinds."""
-    cells: dict[str, dict[Kind, tuple[int, float, float, float]]] = defaultdict(dict)
+    cells: dict[str, dict[StartKind, tuple[int, float, float, float]]] = defaultdict(dict)
     for (family, kind), each in itertools.groupby(sorted(compared, key=_key), key=_key):
-        cells[family][Kind(kind)] = _cell(list(each))
+        cells[family][StartKind(kind)] = _cell(list(each))
     families = [each for family, each in cells.items() if family != WITH_COMPANIONS]
-    cells[ANY_FAMILY] = {kind: _usual([each[kind] for each in families if kind in each]) for kind in Kind}
+    cells[ANY_FAMILY] = {kind: _usual([each[kind] for each in families if kind in each]) for kind in StartKind}
     return "\n".join(_line(family, each) for family, each in sorted(cells.items()))
 
 
@@ -95,7 +95,7 @@ def _usual(each: list[tuple[int, float, float, float]]) -> tuple[int, float, flo
     return int(rows), error, total, share
 
 
-def _line(family: str, cells: dict[Kind, tuple[int, float, float, float]]) -> str:
+def _line(family: str, cells: dict[StartKind, tuple[int, float, float, float]]) -> str:
     found = (f"{kind}:{rows}:{_percents(*shares)}" for kind, (rows, *shares) in cells.items())
     return " ".join((family, *found))
 

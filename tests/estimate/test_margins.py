@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.families import Kind, kinds
+from app.use_cases.estimate.families import StartKind, kinds
 from bench.estimate import shape_of
 from bench.margins import Comparison, module, table
 from bench.truth.table import read_all
@@ -28,21 +28,24 @@ def _missing(row: Row) -> float:
 
 
 def test_a_start_is_of_the_kinds_of_its_placement_and_of_its_attention():
-    assert kinds(ModelOptions(), 32) == (Kind.ONE_GPU,)
+    assert kinds(ModelOptions(), 32) == (StartKind.ONE_GPU,)
     quantized = ModelOptions(cache_type_k="q8_0", cache_type_v="q8_0")
-    assert kinds(quantized, 32) == (Kind.ONE_QUANTIZED,)
+    assert kinds(quantized, 32) == (StartKind.ONE_QUANTIZED,)
     split = ModelOptions(cache_type_k="q8_0", cache_type_v="q8_0", devices=2)
-    assert kinds(split, 32) == (Kind.SEVERAL_GPUS, Kind.QUANTIZED)
-    assert kinds(ModelOptions(n_gpu_layers=32, flash_attn="off"), 32) == (Kind.PARTIAL, Kind.NO_FLASH_ATTENTION)
-    assert kinds(ModelOptions(n_cpu_moe=4, devices=2), 32) == (Kind.IN_RAM,)
+    assert kinds(split, 32) == (StartKind.SEVERAL_GPUS, StartKind.QUANTIZED)
+    assert kinds(ModelOptions(n_gpu_layers=32, flash_attn="off"), 32) == (
+        StartKind.PARTIAL,
+        StartKind.NO_FLASH_ATTENTION,
+    )
+    assert kinds(ModelOptions(n_cpu_moe=4, devices=2), 32) == (StartKind.IN_RAM,)
     assert kinds(ModelOptions(devices=0), 32) == ()
 
 
 def test_the_cheapest_shares_that_cover_every_row_are_written_down():
     # 20 MiB are missing of 100 MiB of compute, in 10 GiB: 22 % of compute with the reserve of a tenth, not 0.25 % of
     # the total, which is 26 MiB. Where nothing is missing nothing is booked.
-    short = Comparison("qwen3", Kind.PARTIAL, 10240 * MIB, 100 * MIB, 20 * MIB)
-    enough = Comparison("qwen3", Kind.ONE_GPU, 10240 * MIB, 100 * MIB, 0)
+    short = Comparison("qwen3", StartKind.PARTIAL, 10240 * MIB, 100 * MIB, 20 * MIB)
+    enough = Comparison("qwen3", StartKind.ONE_GPU, 10240 * MIB, 100 * MIB, 0)
     lines = dict(line.split(" ", 1) for line in table([short, enough]).split("\n"))
     assert lines["qwen3"] == "one:1:0:0:0 partial:1:0.195:0:22"
     assert f'"""\\\n{table([short])}"""' in module(table([short]))

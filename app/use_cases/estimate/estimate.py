@@ -130,7 +130,9 @@ def _assembled(
 ) -> Estimate:
     """The estimate with its margin, confidence and notes."""
     has_companions = companions != NO_COMPANIONS or options.speculation != "none"
-    total_share, compute_share = families.shares(shape.hparams.architecture, _kinds(shape, options), has_companions)
+    total_share, compute_share = families.margin_shares(
+        shape.hparams.architecture, _kinds(shape, options), has_companions
+    )
     unmeasured = tuple(_unmeasured(shape, options, companions))
     if unmeasured:
         total_share = max(total_share, families.UNKNOWN_MARGIN)
@@ -183,7 +185,7 @@ def _is_exact(shape: ModelShape, options: ModelOptions, companions: Companions) 
     return actual == plain and options.flash_attn != "off" and options.ubatch_tokens <= options.batch_tokens
 
 
-def _kinds(shape: ModelShape, options: ModelOptions) -> tuple[families.Kind, ...]:
+def _kinds(shape: ModelShape, options: ModelOptions) -> tuple[families.StartKind, ...]:
     return families.kinds(options, shape.hparams.n_layer_all)
 
 

@@ -15,7 +15,7 @@ from app.use_cases.estimate.kv_cache import is_plain
 from app.use_cases.estimate.margin_table import TABLE
 
 
-class Kind(enum.StrEnum):
+class StartKind(enum.StrEnum):
     """What a start has in common with others whose estimates are off for the same reasons."""
 
     ONE_GPU = "one"
@@ -29,21 +29,21 @@ class Kind(enum.StrEnum):
     EMBEDDING = "emb"
 
 
-NAMES: Mapping[Kind, str] = {
-    Kind.ONE_GPU: "on one GPU",
-    Kind.ONE_QUANTIZED: "with a quantized KV cache",
-    Kind.SEVERAL_GPUS: "on several GPUs",
-    Kind.PARTIAL: "with layers in RAM",
-    Kind.IN_RAM: "with tensors in RAM",
-    Kind.CACHE_IN_RAM: "with the KV cache in RAM",
-    Kind.QUANTIZED: "with a quantized KV cache on several GPUs or with parts in RAM",
-    Kind.NO_FLASH_ATTENTION: "without flash attention",
-    Kind.EMBEDDING: "for embeddings",
+NAMES: Mapping[StartKind, str] = {
+    StartKind.ONE_GPU: "on one GPU",
+    StartKind.ONE_QUANTIZED: "with a quantized KV cache",
+    StartKind.SEVERAL_GPUS: "on several GPUs",
+    StartKind.PARTIAL: "with layers in RAM",
+    StartKind.IN_RAM: "with tensors in RAM",
+    StartKind.CACHE_IN_RAM: "with the KV cache in RAM",
+    StartKind.QUANTIZED: "with a quantized KV cache on several GPUs or with parts in RAM",
+    StartKind.NO_FLASH_ATTENTION: "without flash attention",
+    StartKind.EMBEDDING: "for embeddings",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Agreement:
     """The result of comparing a family's estimates with the rows of a kind."""
 
     rows: int  # one per device
@@ -53,11 +53,11 @@ class Measured:
 
 
 # Booked at least: alignment, and the gaps ggml-alloc uses for what is copied in, differ from model to model.
-USUAL_SHARES: Mapping[Kind, float] = {
-    Kind.SEVERAL_GPUS: 0.01,
-    Kind.PARTIAL: 0.02,
-    Kind.QUANTIZED: 0.01,
-    Kind.CACHE_IN_RAM: 0.01,
+USUAL_SHARES: Mapping[StartKind, float] = {
+    StartKind.SEVERAL_GPUS: 0.01,
+    StartKind.PARTIAL: 0.02,
+    StartKind.QUANTIZED: 0.01,
+    StartKind.CACHE_IN_RAM: 0.01,
 }
 ANY_FAMILY, WITH_COMPANIONS = "*", "+"  # lines of the table that are not of an architecture
 UNKNOWN_MARGIN = 0.10  # of the total, of an architecture that has not been measured under a kind
@@ -67,27 +67,27 @@ EXACT_ERROR, EXACT_ROWS = 0.0005, 3
 MEASURED_CACHES = frozenset({("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")})
 
 
-def kinds(options: ModelOptions, n_layer_all: int) -> tuple[Kind, ...]:
+def kinds(options: ModelOptions, n_layer_all: int) -> tuple[StartKind, ...]:
     """The kinds a start belongs to, the one that describes it best last; none on the CPU."""
     if not options.devices:
         return ()
     if options.task is not Task.COMPLETION:
-        return (Kind.EMBEDDING,)
+        return (StartKind.EMBEDDING,)
     place = _place(options, n_layer_all)
     quantized = not is_plain(options)
     if quantized and options.flash_attn != "off":
-        return (Kind.ONE_QUANTIZED,) if place is Kind.ONE_GPU else (place, Kind.QUANTIZED)
-    return (place, Kind.NO_FLASH_ATTENTION) if options.flash_attn == "off" else (place,)
+        return (StartKind.ONE_QUANTIZED,) if place is StartKind.ONE_GPU else (place, StartKind.QUANTIZED)
+    return (place, StartKind.NO_FLASH_ATTENTION) if options.flash_attn == "off" else (place,)
 
 
-def _place(options: ModelOptions, n_layer_all: int) -> Kind:
+def _place(options: ModelOptions, n_layer_all: int) -> StartKind:
     if options.overrides or options.n_cpu_moe:
-        return Kind.IN_RAM
+        return StartKind.IN_RAM
     if not options.kv_offload:
-        return Kind.CACHE_IN_RAM
+        return StartKind.CACHE_IN_RAM
     if options.n_gpu_layers <= n_layer_all:
-        return Kind.PARTIAL
-    return Kind.SEVERAL_GPUS if options.devices > 1 and options.split_mode != "none" else Kind.ONE_GPU
+        return StartKind.PARTIAL
+    return StartKind.SEVERAL_GPUS if options.devices > 1 and options.split_mode != "none" else StartKind.ONE_GPU
 
 
 def architectures() -> set[str]:
@@ -99,20 +99,20 @@ def is_known(architecture: str) -> bool:
     return architecture in _MEASURED
 
 
-def unmeasured(architecture: str, of: Iterable[Kind]) -> list[Kind]:
+def unmeasured(architecture: str, of: Iterable[StartKind]) -> list[StartKind]:
     """Those of the kinds under which no row of the architecture was measured."""
     return [kind for kind in of if kind not in _MEASURED.get(architecture, {})]
 
 
-def is_exact(architecture: str, of: tuple[Kind, ...]) -> bool:
+def is_exact(architecture: str, of: tuple[StartKind, ...]) -> bool:
     """Whether every measured row of these kinds agreed."""
-    if of not in ((Kind.ONE_GPU,), (Kind.ONE_QUANTIZED,)):
+    if of not in ((StartKind.ONE_GPU,), (StartKind.ONE_QUANTIZED,)):
         return False
     found = _MEASURED.get(architecture, {}).get(of[0])
     return bool(found and found.rows >= EXACT_ROWS and found.error <= EXACT_ERROR)
 
 
-def shares(architecture: str, of: Iterable[Kind], has_companions: bool = False) -> tuple[float, float]:
+def margin_shares(architecture: str, of: Iterable[StartKind], has_companions: bool = False) -> tuple[float, float]:
     """What to book on top: shares of the total and of the compute buffer."""
     each = [(0.0, 0.0), *(_shares(architecture, kind) for kind in of)]
     if has_companions:
@@ -120,22 +120,22 @@ def shares(architecture: str, of: Iterable[Kind], has_companions: bool = False) 
     return max(total for total, _ in each), max(compute for _, compute in each)
 
 
-def _shares(architecture: str, kind: Kind) -> tuple[float, float]:
+def _shares(architecture: str, kind: StartKind) -> tuple[float, float]:
     if found := _MEASURED.get(architecture, {}).get(kind):
         return max(found.total_share, USUAL_SHARES.get(kind, 0.0)), found.compute_share
     usual = _MEASURED[ANY_FAMILY].get(kind)
     return UNKNOWN_MARGIN, usual.compute_share if usual else 0.0
 
 
-def _parsed(line: str) -> tuple[str, dict[Kind, Measured]]:
+def _parsed(line: str) -> tuple[str, dict[StartKind, Agreement]]:
     family, *cells = line.split()
     return family, dict(map(_cell, cells))
 
 
-def _cell(text: str) -> tuple[Kind, Measured]:
+def _cell(text: str) -> tuple[StartKind, Agreement]:
     kind, rows, *percents = text.split(":")
     error, total, compute = (float(each) / 100 for each in percents)
-    return Kind(kind), Measured(int(rows), error, total, compute)
+    return StartKind(kind), Agreement(int(rows), error, total, compute)
 
 
-_MEASURED: Mapping[str, Mapping[Kind, Measured]] = dict(map(_parsed, TABLE.split("\n")))
+_MEASURED: Mapping[str, Mapping[StartKind, Agreement]] = dict(map(_parsed, TABLE.split("\n")))
