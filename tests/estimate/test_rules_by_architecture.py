@@ -120,3 +120,12 @@ def test_a_model_on_one_of_several_gpus_is_pipelined_too():
     mask, embedding = 4096 * 512 * 2, 512 * 4 * EMBD
     assert first.compute_bytes == 512 * 4 * (3 * FF + 4 * EMBD) + 4 * mask + 12 * embedding
     assert second.compute_bytes == 0
+
+
+def test_granite_switch_has_a_layer_more_whose_cache_has_one_head():
+    """llama.cpp, src/models/granite-switch.cpp: load_arch_hparams adds router_layer to the block count."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(4, 2))
+    first, second = estimate_memory(small_model("graniteswitch", 4), options).devices
+    # 4 layers, the router's and the output: a third of 6 is on the second GPU
+    assert first.context_bytes == 4 * 4096 * 2 * (KV_HEADS * HEAD) * 2
+    assert (second.weights_bytes, second.context_bytes) == (2 * EMBD * VOCAB, 4096 * 2 * (1 * HEAD) * 2)

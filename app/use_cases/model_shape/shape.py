@@ -135,7 +135,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "experts": totals(map(_on_gpu, experts)),
         "host_experts": totals(map(_in_ram, experts)),
         "largest_bytes": tuple(map(_largest, blocks)),
-        "empty_layers": sum(not blocks[il] for il in set(hp.block_of)),
+        "empty_layers": sum(not blocks[il] for il in set(hp.block_of)) - hp.has_router_layer,
         "two_experts_bytes": max(map(_two_largest, experts), default=0),
         **_expert_sizes([tensor for block in experts for tensor in block]),
     } | _outside_of_blocks(outside_blocks, hp)
