@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -42,3 +43,12 @@ def test_a_package_without_a_version_has_an_unknown_build(tmp_path: Path):
     (tmp_path / "ggml").mkdir()
     (tmp_path / "CMakeLists.txt").touch()
     assert find_source(tmp_path, tmp_path).build == "unknown"
+
+
+@pytest.mark.parametrize("damage", ["no archive", "cut"])
+def test_a_damaged_archive_is_one_line(tmp_path: Path, damage: str):
+    """tarfile's own message has a line for each compression that it tried."""
+    archive = Path(shutil.make_archive(str(tmp_path / "xllamacpp-1"), "gztar", Path(__file__).parent))
+    archive.write_bytes(os.urandom(200) if damage == "no archive" else archive.read_bytes()[:2000])
+    with pytest.raises(CannotContinue, match=r"^\S+ is no source package, or damaged: download it again$"):
+        find_source(archive, tmp_path / "work")

@@ -119,7 +119,7 @@ def _announced_needs(
     if free_bytes < disk_bytes:
         raise CannotContinue(
             f"not enough disk space in {folder}: {gib_text(free_bytes)} of {gib_text(disk_bytes)} are free. "
-            "Next: free some, or set XDG_CACHE_HOME to a folder on another disk (for the service, too)"
+            "Next: free some, or move the cache, the service's too, by CACHE_DIRECTORY or XDG_CACHE_HOME"
         )
     return needs
 

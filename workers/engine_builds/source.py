@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def _unpacked(archive: Path, work: Path) -> Path:
         try:
             with tarfile.open(archive) as packed:
                 packed.extractall(folder, filter="data")
-        except (tarfile.TarError, OSError) as error:
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise CannotContinue(f"{archive} is no source package, or damaged: download it again") from error
+        except OSError as error:
             raise CannotContinue(f"cannot unpack {archive}: {error}") from error
         (folder / "unpacked").touch()
     inside = [each for each in folder.iterdir() if each.is_dir()]

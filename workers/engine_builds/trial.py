@@ -26,6 +26,7 @@ _POLL_SECONDS = 0.05
 _ANSWER_TOKENS = 8
 _PROMPT = "The quick brown fox jumps over the lazy dog. " * 4  # a batch, for which other kernels run than for one token
 _CRASHES = (signal.SIGILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
+_LETTERS = "root ::= [a-z]+"  # b8672 answers 500 ("Failed to parse input") to bytes that are not text
 _CPU, _NO_DEVICE = "the CPU", "none"
 
 Environment = Mapping[str, str]
@@ -100,7 +101,7 @@ def _ask(process: subprocess.Popen[bytes], port: int, key: str) -> str:
 
 
 def _answer_problem(process: subprocess.Popen[bytes], port: int, key: str, deadline: float) -> str:
-    body = {"prompt": _PROMPT, "max_tokens": _ANSWER_TOKENS}
+    body = {"prompt": _PROMPT, "max_tokens": _ANSWER_TOKENS, "grammar": _LETTERS}
     status, answer = _request(port, key, "POST", "/v1/completions", body, deadline)
     if status == 200 and isinstance(answer, dict) and answer.get("choices"):
         return ""

@@ -31,7 +31,9 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def install_command(
     cuda: bool, vulkan: bool, cpu: bool, version: str | None, sdist: Path | None, as_json: bool
 ) -> None:
-    """Build llama-server from the source package of xllamacpp, try it, and install it in the cache directory.
+    """Build llama-server, try it, and install it.
+
+    It is built from the source package of xllamacpp, and installed in the cache directory.
 
     Without --cuda, --vulkan or --cpu: for CUDA if this machine has NVIDIA cards, else for the CPU. What is interrupted
     goes on with the same command. Exit status: 0 it is installed, 1 it is not, 2 wrong use, 130 interrupted, 143

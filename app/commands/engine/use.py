@@ -23,7 +23,9 @@ def _complete(context: click.Context, parameter: click.Parameter, incomplete: st
 @config_option
 @json_option
 def use_command(name: str, config: Path | None, as_json: bool) -> None:
-    """Use the installed engine NAME, or `auto`: the service's own choice.
+    """Choose the engine of the service.
+
+    NAME is an installed engine, or `auto`: the service's own choice.
 
     It counts where `engine.binary` in the configuration is `auto`, from the next start of the service on.
 

@@ -13,7 +13,7 @@ from app.entities.gguf import GgufHeader
 from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import DeviceMemory
 from app.use_cases.estimate.compute import drafting_compute_bytes
-from app.use_cases.estimate.kv_cache import drafting_context_bytes
+from app.use_cases.estimate.kv_cache import cache_cells, drafting_context_bytes
 from app.use_cases.estimate.projector import Projector, projector, projector_memory
 from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_input, model_shape
 
@@ -94,8 +94,8 @@ def draft_options(options: ModelOptions) -> ModelOptions:
         cache_type_k=options.draft_cache_type_k,
         cache_type_v=options.draft_cache_type_v,
         n_gpu_layers=options.draft_n_gpu_layers if options.devices else 0,
-        n_cpu_moe=0,
-        overrides=(),
+        n_cpu_moe=options.draft_n_cpu_moe,
+        overrides=options.draft_overrides,
         speculation="none",
     )
     has_own_gpu = options.draft_device is not None and options.devices > 1
@@ -107,8 +107,9 @@ def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range
     devices = [DeviceMemory() for _ in ranges]
     if shape.hparams.n_layer == shape.hparams.n_layer_all:
         return devices, DeviceMemory()
-    context = drafting_context_bytes(shape, options)
-    compute, host_compute = drafting_compute_bytes(shape, options)
+    own = replace(options, ctx_size=cache_cells(shape, options).ctx)
+    context = drafting_context_bytes(shape, own)
+    compute, host_compute = drafting_compute_bytes(shape, own)
     index = next((i for i, layers in enumerate(ranges) if shape.hparams.n_layer in layers), None)
     if index is None:
         return devices, DeviceMemory(0, context, compute)

@@ -27,6 +27,13 @@ def copied_experts_bytes(
     return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
 
 
+def experts_alone_bytes(shape: ModelShape, w: Work) -> int:
+    """Peak bytes of a device that computes experts from RAM and nothing else. With few tokens the gaps are small, and
+    two tensors of a layer are held at once."""
+    largest = shape.largest_expert_bytes
+    return max(shape.two_experts_bytes + w.e, largest + 2 * w.expert_e + max(3 * w.e, w.expert_ff))
+
+
 def uncounted_expert_bytes(
     shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors
 ) -> int:

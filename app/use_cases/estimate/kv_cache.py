@@ -44,11 +44,17 @@ def cache_cells(shape: ModelShape, options: ModelOptions) -> CacheCells:
     slots = max(1, options.parallel)
     base = ctx if options.kv_unified else padded(max(1, ctx // slots))
     streams = 1 if options.kv_unified else slots
-    window_cells = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + min(
-        options.batch_tokens, options.ubatch_tokens
-    )
+    window_cells = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + tokens_at_once(shape, options)
     window = base if options.swa_full else padded(min(base, window_cells))
     return CacheCells(base * streams, base, window, streams)
+
+
+def tokens_at_once(shape: ModelShape, options: ModelOptions) -> int:
+    """Tokens of one graph. Causal attention limits them to the context as it was requested: llama.cpp rounds it up, and
+    shares it out to the slots, only afterwards (b11549, llama-context.cpp, llama_context: n_batch, then GGML_PAD)."""
+    tokens = min(options.batch_tokens, options.ubatch_tokens)
+    requested = options.ctx_size or shape.hparams.integer("context_length")
+    return min(tokens, requested) if shape.hparams.is_causal else tokens
 
 
 def context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:

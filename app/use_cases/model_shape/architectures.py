@@ -60,6 +60,9 @@ WITHOUT_CACHE = frozenset(
     }
 )
 
+# These attend to the tokens that follow, whatever `attention.causal` says.
+NOT_CAUSAL = frozenset({"dream", "gemma-embedding", "gemma-embedding2", "llada", "llada-moe", "rnd1"})
+
 # A state of fixed size instead of a KV cache in all layers.
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
 
@@ -74,6 +77,12 @@ STATE_WITHOUT_KV_HEADS = frozenset(
 STATE_BY_INTERVAL = frozenset({"minimax-01", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"})
 # ... or both in every layer.
 STATE_AND_KV = frozenset({"falcon-h1"})
+
+# The file has every block once and says how often to pass through all of them.
+LOOPED = frozenset({"nanbeige"})
+
+# A last layer without weights, but with a cache (src/models/granite-switch.cpp, router_layer).
+WITH_ROUTER_LAYER = frozenset({"graniteswitch"})
 
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 

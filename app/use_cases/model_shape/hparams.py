@@ -39,16 +39,44 @@ class Hparams:
         if not isinstance(value, tuple):
             return (_integer(value, default),) * self.n_layer_all
         known = tuple(_integer(each, default) for each in value[: self.n_layer_all])
+        if 0 < len(value) < self.n_layer_all == len(value) * self._loops:
+            return known * self._loops
         return known + (default,) * (self.n_layer_all - len(known))
 
     @cached_property
     def n_layer_all(self) -> int:
         """Number of layers, including trailing blocks for multi-token prediction (MTP)."""
-        return min(self.integer("block_count"), MAX_LAYERS)
+        return min(self.integer("block_count") * self._loops + self.has_router_layer, MAX_LAYERS)
+
+    @property
+    def has_router_layer(self) -> bool:
+        """Whether a layer without weights follows, whose cache of one head says which adapter a token uses."""
+        return self.architecture in arch.WITH_ROUTER_LAYER
+
+    @cached_property
+    def _loops(self) -> int:
+        """How often the blocks are passed through, each time with a cache of its own (src/models/nanbeige.cpp)."""
+        return max(1, self.integer("num_loops", 1)) if self.architecture in arch.LOOPED else 1
+
+    @cached_property
+    def block_of(self) -> tuple[int, ...]:
+        """The block whose weights each layer uses: its own, unless layers pass through the same blocks again."""
+        stack = self.integer("hrm.layers_per_stack")
+        if self.architecture == "hrm_text" and stack:  # src/models/hrm-text.cpp: blocks of a low and of a high stack
+            passes = self.integer("hrm.l_cycles") + 1
+            return tuple(il % stack + stack * (il // stack % passes == passes - 1) for il in self.layers)
+        blocks = max(1, self.n_layer_all // self._loops)
+        return tuple(il % blocks for il in self.layers)
+
+    @cached_property
+    def has_looped_layers(self) -> bool:
+        """Whether several layers use the weights of one block."""
+        return any(block != il for il, block in enumerate(self.block_of))
 
     @cached_property
     def n_layer(self) -> int:
-        return max(0, self.n_layer_all - self.integer("nextn_predict_layers"))
+        behind = 1 if self.has_router_layer else self.integer("nextn_predict_layers")
+        return max(0, self.n_layer_all - behind)
 
     @cached_property
     def n_embd(self) -> int:
@@ -64,9 +92,9 @@ class Hparams:
 
     @cached_property
     def n_head_kv(self) -> tuple[int, ...]:
-        if self.value("attention.head_count_kv") is None:
-            return self.n_head
-        return self.per_layer("attention.head_count_kv")
+        key = "attention.head_count" if self.value("attention.head_count_kv") is None else "attention.head_count_kv"
+        heads = self.per_layer(key)
+        return (*heads[:-1], 1) if self.has_router_layer and heads else heads
 
     @cached_property
     def _default_head(self) -> int:
@@ -87,6 +115,11 @@ class Hparams:
     def is_mla(self) -> bool:
         """Multi-head latent attention: the cache keeps one latent vector as K and no V."""
         return bool(self.integer("attention.key_length_mla") and self.integer("attention.value_length_mla"))
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether a token attends only to those before it."""
+        return self.value("attention.causal") is not False and self.architecture not in arch.NOT_CAUSAL
 
     @cached_property
     def window_tokens(self) -> int:
@@ -149,7 +182,7 @@ class Hparams:
         a = self.architecture
         if a in arch.RECURRENT or a in arch.WITHOUT_CACHE:
             return (False,) * self.n_layer_all
-        owners = self.n_layer
+        owners = self.n_layer_all if self.has_router_layer else self.n_layer
         if a == "gemma3n":
             owners = min(owners, arch.GEMMA3N_KV_LAYERS)
         elif a == "gemma4":

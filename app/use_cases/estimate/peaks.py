@@ -1,0 +1,116 @@
+"""Peaks: bytes of the tensors on one device that are alive at the same time, without copies for other devices.
+
+What a layer's network takes is in graph_rules.py; llama-server reserves logits for one token per slot only (b11434,
+server-context.cpp, server_output_limits).
+"""
+
+from __future__ import annotations
+
+from app.entities.launch import ModelOptions, Task
+from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
+from app.use_cases.estimate.kv_cache import CacheCells, is_quantized, tokens_at_once
+from app.use_cases.model_shape import architectures as arch
+from app.use_cases.model_shape.shape import ModelShape, between
+
+
+def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
+    """How flash_attn "auto" resolves on CUDA; the CPU's implementation supports every head size."""
+    if options.flash_attn == "off" or shape.hparams.architecture == "grok":
+        return False
+    has_kernel = shape.graph.has_flash_attention or not options.devices
+    forced = is_quantized(options.cache_type_v)  # a quantized V cache requires it
+    return has_kernel or forced
+
+
+def graph_work(shape: ModelShape, options: ModelOptions, cells: CacheCells) -> Work:
+    tokens, slots = min(cells.ctx, tokens_at_once(shape, options)), max(1, options.parallel)
+    return Work(shape.graph, -(-tokens // slots) * slots, slots)
+
+
+def peak_bytes(
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range, has_inputs: bool
+) -> int:
+    """Peak bytes on a device with these layers, without masks; `has_inputs`: including the graph's inputs."""
+    graph = shape.graph
+    if graph.architecture in arch.WITHOUT_CACHE:
+        return encoder(w, flash)
+    # The last layer computes its feed-forward network only for the requested tokens: one per slot.
+    is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
+    candidates = [4 * w.e if is_tail or not graph.ff else dense(w)]
+    if graph.expert_ff and not is_tail:
+        candidates.append(experts(w))
+    other = OTHER_GRAPHS.get(graph.architecture)
+    if other and (has_inputs or not graph.deepstack):
+        candidates.append(other(w))
+    padded_inputs = 4 * (1 + graph.deepstack) * w.e + 6 * w.e if graph.deepstack and has_inputs else 0
+    if attention := attention_bytes(shape, options, w, cells, flash, layers):
+        candidates.append(attention + padded_inputs)
+    if shape.hparams.n_layer_all in layers:
+        outputs = output_tokens(options, w)
+        residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
+        candidates.append(4 * graph.vocab * min(w.tokens, outputs) + residuals * w.e)
+    return max(candidates)
+
+
+def attention_bytes(
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range
+) -> int:
+    graph, (start, stop) = shape.graph, (layers.start, min(layers.stop, shape.hparams.n_layer_all))
+    has_base, has_window = between(shape.base.layers, start, stop), between(shape.window.layers, start, stop)
+    widest = max(cells.base if has_base else 0, cells.window if has_window else 0)
+    if not widest:
+        return 0
+    if graph.is_mla:
+        latent = 2 * w.q + w.width(graph.heads * graph.mla_head) + 4 * w.e
+        if flash:
+            return latent
+    if not flash:
+        scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e) + 2 * w.kv
+        # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
+        transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
+        return scores + transposed
+    if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
+        return 0
+    # CUDA's flash attention reads f16: one layer's whole K, V or both are converted (fattn.cu, ..._get_alloc_size).
+    base = cells.base * _converted(shape.widest_base, options) if has_base else 0
+    window = cells.window * _converted(shape.widest_window, options) if has_window else 0
+    is_tail = start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
+    residuals = dense(w) + w.e if graph.is_parallel and not is_tail else 5 * max(w.q, w.e)
+    return 2 * cells.streams * max(base, window) + residuals
+
+
+def output_tokens(options: ModelOptions, w: Work) -> int:
+    """Tokens whose logits are computed: the next of each slot and its drafts (server_output_limits)."""
+    if options.task is not Task.COMPLETION:
+        return w.tokens
+    return w.slots * (1 + {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max))
+
+
+def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
+    """Of the values in K and V, those not in f16."""
+    types = options.cache_type_k, options.cache_type_v
+    return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
+
+
+def _is_quantized(options: ModelOptions) -> bool:
+    return options.cache_type_k != "f16" or options.cache_type_v != "f16"
+
+
+def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
+    bytes_each = 2 if flash else 4
+    if shape.graph.architecture in arch.WITHOUT_CACHE:
+        kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
+        return kinds * w.tokens * w.tokens * bytes_each
+    start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
+    kept = cells.base * bool(between(shape.reads_base, start, stop))
+    kept += cells.window * bool(between(shape.reads_window, start, stop))
+    kept += cells.base * bool(between(shape.indexer_width, start, stop))
+    return kept * w.tokens * bytes_each
+
+
+def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int) -> int:
+    """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
+    from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
+    stage, and normalized."""
+    rows = min(w.tokens, output_tokens(options, w))
+    return 4 * rows * (shape.graph.vocab + (copies + 1) * shape.graph.embd)
