@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.console import json_option, print_json
+from app.commands.engine_command import EngineOptionsCommand, typed_arguments
+from app.commands.engine_query import companions_of, with_engine_arguments
 from app.commands.estimate_report import report_data, report_lines
 from app.commands.options import (
     ANSWER_IS_NO,
@@ -33,7 +35,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
 _UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in enumerate("kmgt", 1) for i in ("", "i")}
 
 
-@click.command()
+@click.command(cls=EngineOptionsCommand)
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option(
@@ -46,6 +48,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     """Estimate the memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
 
     Options default to llama-server's for a FILE, and to the model's settings, on one GPU, for a NAME of the catalogue.
+    Other options of llama-server's are taken as well, in its own spellings.
     The context of ctx_size auto is that on this machine. Measurements of earlier loads are not used.
     docs/estimates.md explains the output.
     Exit status: 0 success, 1 nothing fits in --fit-in, 2 usage error, or the file is not a model.
@@ -53,21 +56,21 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     from app.commands.placement_request import automatic_context, request_by_file
     from app.commands.this_machine import this_machine
     from app.errors import InvalidModelFile
-    from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.estimate.largest_context import largest_contexts, why_nothing_fits
     from app.use_cases.model_shape.shape import model_shape
-    from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
     try:
         query = MemoryQuery(model, ModelOptions(), None) if is_file(model) else query_from_settings(model, config)
-        path, launch = query.path, query.launch
+        arguments = typed_arguments()
+        query = with_engine_arguments(query, arguments)
+        path = query.path
         header = read_header(path)
         exit_unless_model(header, path)
         shape, options = model_shape(header), apply_typed_options(options_for_task(query, header), typed)
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
-        companions = CompanionFiles().read(launch) if launch else NO_COMPANIONS
+        companions = companions_of(query, arguments)
         is_automatic = query.constraints.has_auto_context and typed["ctx_size"] is None
         if is_automatic:
             request = request_by_file(shape, options, query.constraints, companions)
@@ -79,7 +82,7 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
     fits = largest_contexts(shape, options, companions, sizes) if sizes else None
     notes = ["the context is that of ctx_size auto on this machine"] if is_automatic else []
     options = replace(options, batch_size=options.batch_tokens, ubatch_size=options.ubatch_tokens)
-    report = report_data(path, header, options, result, [*notes, *_notes(shape, options)], fits)
+    report = report_data(path, header, options, result, [*notes, *_notes(shape, options), *arguments.notes], fits)
     if as_json:
         print_json(report)
     else:

@@ -27,7 +27,16 @@ ANSWER_IS_NO = 1  # exit status; 0 is success
 WRONG_USE = 2  # exit status
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
+
+class LayerCount(click.IntRange):
+    """A number of layers, or llama-server's words for all."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return -1 if value in ("all", "auto") else super().convert(value, param, ctx)
+
+
 MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
+LAYERS = LayerCount(-1, MAX_INT)
 _COUNT, _TYPE = click.IntRange(0, MAX_INT), click.Choice(list(CACHE_TYPES))
 _OPTIONS = (
     click.option("--config", type=click.Path(path_type=Path), help="Configuration file in which NAME is looked up."),
@@ -41,11 +50,12 @@ _OPTIONS = (
         help="Number of slots. If set, the slots do not share one cache, unless --kv-unified is set too.",
     ),
     click.option("-kvu", "--kv-unified", is_flag=True, default=None, help="The slots share one cache."),
+    click.option("-b", "--batch-size", type=click.IntRange(1, MAX_INT), help="Logical batch size in tokens."),
     click.option("-ub", "--ubatch-size", type=click.IntRange(1, MAX_INT), help="Physical batch size in tokens."),
     click.option("-ctk", "--cache-type-k", type=_TYPE, help="Type of the K cache."),
     click.option("-ctv", "--cache-type-v", type=_TYPE, help="Type of the V cache."),
     click.option("-fa", "--flash-attn", type=click.Choice(["on", "off", "auto"]), help="Flash attention."),
-    click.option("-ngl", "--n-gpu-layers", type=click.IntRange(-1, MAX_INT), help="Layers on GPUs; 999 or -1: all."),
+    click.option("-ngl", "--n-gpu-layers", type=LAYERS, help="Layers on GPUs; all, auto or -1: all."),
     click.option(
         "-ts",
         "--tensor-split",
@@ -58,7 +68,10 @@ _OPTIONS = (
         help="Number of GPUs; 0: CPU only.  [default: 1; plan: as many as needed]",
     ),
     click.option(
-        "-sm", "--split-mode", type=click.Choice(["layer", "none"]), help="Split by layers, or everything on one GPU."
+        "-sm",
+        "--split-mode",
+        type=click.Choice(["layer", "none", "row", "tensor"]),
+        help="Split by layers, everything on one GPU, or each tensor split. Not row and tensor with plan.",
     ),
     click.option("-mg", "--main-gpu", type=_COUNT, help="The GPU used with split mode none. Not with plan."),
     click.option("--swa-full", is_flag=True, default=None, help="Sliding-window layers cache the whole context."),
@@ -85,7 +98,7 @@ class MemoryQuery:
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: adds the options that affect memory, with llama-server's names."""
+    """Decorator: declares the usual options, with llama-server's names. EngineOptionsCommand takes the others."""
     return reduce(lambda decorated, option: option(decorated), reversed(_OPTIONS), command)
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.console import json_option, print_json
+from app.commands.engine_command import EngineOptionsCommand, typed_arguments
+from app.commands.engine_query import companions_of, with_engine_arguments
 from app.commands.options import (
     ANSWER_IS_NO,
     MemoryQuery,
@@ -22,14 +24,17 @@ from app.commands.options import (
 )
 from app.commands.this_machine import note_unmatched_names, this_machine
 from app.entities.placement import CPU, Card, Decision, Outcome
+from app.use_cases.estimate.shared_tensors import SHARED_MODES
+from app.use_cases.launch.typed_arguments import DEVICE_LISTS
 from app.use_cases.placement.cards import describe_card, format_mib
 
 if TYPE_CHECKING:
+    from app.use_cases.launch.typed_arguments import TypedArguments
     from app.use_cases.placement.request import PlacementRequest
     from app.use_cases.placement.world import World
 
 
-@click.command(short_help="Show where FILE_OR_NAME would be placed, and why.")
+@click.command(cls=EngineOptionsCommand, short_help="Show where FILE_OR_NAME would be placed, and why.")
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs and the servers on them.")
@@ -48,9 +53,10 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     from app.use_cases.reporting.plans import machine_json
 
     _reject_placement_options(typed)
-    query = query_from_settings(model, config)
+    arguments = typed_arguments()
+    query = with_engine_arguments(query_from_settings(model, config), arguments)
     try:
-        request = _request(query, typed)
+        request = _request(query, typed, arguments)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
     world, problem = _world(gpus, query)
@@ -62,9 +68,9 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     report = decision_json(decision, [names[number] for number in decision.evict])
     report |= {**machine_json(world), "elapsed_ms": elapsed_ms}
     if as_json:
-        print_json(report)
+        print_json(report | ({"notes": arguments.notes} if arguments.notes else {}))
     else:
-        click.echo("\n".join(_lines(report, decision, world)))
+        click.echo("\n".join([*_lines(report, decision, world), *arguments.notes]))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 
@@ -74,21 +80,23 @@ def _reject_placement_options(typed: dict[str, Any]) -> None:
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
             exit_wrong_use(f"--{option.replace('_', '-')}: plan computes it; remove it, or use estimate")
+    if typed["split_mode"] in SHARED_MODES:
+        exit_wrong_use(f"--split-mode {typed['split_mode']}: plan splits by layers; remove it, or use estimate")
+    if typed_arguments().names & DEVICE_LISTS:
+        exit_wrong_use("--device: plan chooses the GPUs; remove it, or use estimate")
 
 
-def _request(query: MemoryQuery, typed: dict[str, Any]) -> PlacementRequest:
+def _request(query: MemoryQuery, typed: dict[str, Any], arguments: TypedArguments) -> PlacementRequest:
     """The question to the placement. Raises InvalidModelFile."""
     from app.commands.placement_request import request_by_file
-    from app.use_cases.estimate.companions import NO_COMPANIONS
     from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_devices
     from app.use_cases.model_shape.shape import model_shape
-    from workers.catalog.companion_files import CompanionFiles
     from workers.gguf.header import read_header
 
     header = read_header(query.path)
     exit_unless_model(header, query.path)
     shape = model_shape(header)
-    companions = CompanionFiles().read(query.launch) if query.launch else NO_COMPANIONS
+    companions = companions_of(query, arguments)
     try:
         options = with_typed_devices(options_for_task(query, header), query.constraints, typed, spelled)
     except ConflictingOptions as error:

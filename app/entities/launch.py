@@ -70,7 +70,7 @@ class ModelOptions:
     n_gpu_layers: int = ALL_LAYERS
     devices: int = 1  # GPUs the server sees; 0: none
     tensor_split: tuple[float, ...] = ()  # shares of the layers; empty: by the devices' free memory
-    split_mode: str = "layer"  # layer | none
+    split_mode: str = "layer"  # layer | none | row | tensor
     main_gpu: int = 0  # the only GPU used with split_mode "none"
     mmproj_offload: bool = True  # False: the projector stays in RAM
     image_max_tokens: int = 0  # largest image the projector is prepared for; 0: as it was trained
@@ -79,6 +79,10 @@ class ModelOptions:
     draft_cache_type_k: str = "f16"  # of a draft model, which does not follow the main model's
     draft_cache_type_v: str = "f16"
     draft_n_gpu_layers: int = ALL_LAYERS
+    draft_n_cpu_moe: int = 0
+    draft_overrides: tuple[tuple[str, str], ...] = ()
+    repack: bool = True  # False: the CPU computes with the weights as they are in the file (--no-repack)
+    unmeasured: tuple[str, ...] = ()  # options whose effect on memory is not known
     draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
 
     @property

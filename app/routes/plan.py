@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify
 from app.errors import InvalidRequest
 from app.ports import BodyFile
 from app.request_body.plan_options import plan_options
+from app.routes.authorization import may_unload
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.models import admitted
 from app.routes.requested_model import read_request
@@ -41,9 +42,11 @@ def plan_one() -> Response:
             name = read_request(request, body, must_name=True).model
             if isinstance(body.data, BodyFile):
                 raise InvalidRequest("the body of a request for a plan is too large")
-            typed = plan_options(body.data)
+            typed = plan_options(body.data, may_unload(request))
         answer = request.services.plans.plan(servable_model(request, name), typed)
         evict = [visible_text(request, name) for name in answer.evict]
         report: dict[str, Any] = decision_json(answer.decision, evict)
     report["reason"] = visible_text(request, answer.decision.reason)
+    if notes := typed["args"].notes:
+        report["notes"] = notes
     return jsonify({**report, **answer.machine, "elapsed_ms": answer.elapsed_ms})

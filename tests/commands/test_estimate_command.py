@@ -190,3 +190,46 @@ def test_an_unknown_name_is_exit_2(tmp_path: Path):
     config.write_text(f"catalog: {{models_dirs: ['{tmp_path}']}}\n")
     result = run_estimate("nobody", "--config", str(config))
     assert result.exit_code == 2 and "nobody" in result.output
+
+
+def test_llama_servers_other_options_count_as_it_spells_them(demo: str):
+    plain = answer(demo, "-c", "4096")
+    report = answer(
+        demo, "--ctx_size=4096", "--gpu-layers", "all", "--no-kv-offload", "--batch-size=1024", "--temp", "-1"
+    )
+    assert report["settings"]["batch_size"] == 1024
+    assert (report["devices"][0]["context_bytes"], report["host"]["context_bytes"]) == (
+        0,
+        plain["devices"][0]["context_bytes"],
+    )
+    assert report["notes"] == ["no effect on memory: --temp"]
+
+
+def test_companion_files_can_be_named(demo: str):
+    with_draft, plain = answer(demo, "-md", demo, "--spec-type", "draft-simple"), answer(demo)
+    assert with_draft["devices"][0]["weights_bytes"] == 2 * plain["devices"][0]["weights_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("--foo", "1"), "No such option"),
+        (("-hf", "user/repo"), "names a model"),
+        (("-ot", "exps"), "PATTERN=BUFFER"),
+        (("--lora", "/missing.gguf"), "cannot be read"),
+    ],
+)
+def test_an_option_that_cannot_be_estimated_is_exit_2(demo: str, args: tuple[str, ...], word: str):
+    result = run_estimate(demo, *args)
+    assert result.exit_code == 2 and word in result.output
+
+
+def test_tensors_split_over_gpus_are_divided_with_low_confidence(demo: str):
+    """llama.cpp does not tell its parts: each GPU gets its share of one GPU's weights, and computes as much as one."""
+    (alone,) = answer(demo, "-c", "4096")["devices"]
+    report = answer(demo, "-c", "4096", "-sm", "tensor", "-ts", "3,1")
+    first, second = report["devices"]
+    assert report["confidence"] == "low" and "--split-mode tensor" in report["notes"][0]
+    assert abs(first["weights_bytes"] + second["weights_bytes"] - alone["weights_bytes"]) <= 1
+    assert first["compute_bytes"] == second["compute_bytes"] == alone["compute_bytes"]
+    assert first["margin_bytes"] > 0 and second["margin_bytes"] > 0

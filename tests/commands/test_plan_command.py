@@ -262,6 +262,11 @@ def test_split_mode_none_with_several_devices_is_an_error(model: str):
     assert run_plan(model, "--split-mode", "none", "--devices", "2").exit_code == 2
 
 
+@pytest.mark.parametrize("args", [("-sm", "row"), ("-dev", "CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)])
+def test_what_plan_decides_or_cannot_read_is_exit_2(model: str, args: tuple[str, ...]):
+    assert run_plan(model, *args).exit_code == 2
+
+
 @pytest.mark.parametrize("command", ["plan", "estimate"])
 def test_a_virtual_name_is_no_model(model: str, tmp_path: Path, command: str):
     config = tmp_path / "config.json"

@@ -375,6 +375,11 @@ def test_a_plan_says_where_a_model_fits_and_loads_nothing(service: Service):
     for key, value in wrong.items():
         refused = service.post("/plan", {"model": "demo", key: value})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, key)
+    args = {"model": "demo", "args": ["--no-kv-offload", "-ot", "exps=CPU", "--temp", "0"]}
+    assert service.post("/plan", args).json()["notes"] == ["no effect on memory: --temp"]
+    for words in (["--foo"], "-nkvo", [1], ["-md", "/etc/passwd"]):
+        refused = service.post("/plan", {"model": "demo", "args": words})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "args"
     assert service.post("/plan", {"ctx_size": 2048}).json()["error"]["code"] == "missing_model"
     assert [server["id"] for server in service.servers()] == before
 

@@ -94,8 +94,8 @@ def draft_options(options: ModelOptions) -> ModelOptions:
         cache_type_k=options.draft_cache_type_k,
         cache_type_v=options.draft_cache_type_v,
         n_gpu_layers=options.draft_n_gpu_layers if options.devices else 0,
-        n_cpu_moe=0,
-        overrides=(),
+        n_cpu_moe=options.draft_n_cpu_moe,
+        overrides=options.draft_overrides,
         speculation="none",
     )
     has_own_gpu = options.draft_device is not None and options.devices > 1

@@ -26,6 +26,7 @@ from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes, un
 from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Offload, is_known, margin
 from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
+from app.use_cases.estimate.shared_tensors import divided_estimate, is_shared, on_one_gpu
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.hparams import MAX_LAYERS
@@ -68,6 +69,8 @@ def estimate_memory(
     companions: Companions = NO_COMPANIONS,
 ) -> Estimate:
     """What a llama-server for this model needs with these options, in bytes per device and in RAM. Never raises."""
+    if is_shared(options):
+        return divided_estimate(estimate_memory(shape, on_one_gpu(options), gpu_overhead_bytes, companions), options)
     ranges = device_layers(shape.hparams, options)
     needs = [_model_needs(shape, options, ranges)]
     if options.speculation == DRAFTS_ITSELF:
@@ -160,6 +163,8 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions
     if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
         # CUDA's flash attention has no kernel for some of them; the attention scores are then materialized.
         yield f"a KV cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
+    for option in options.unmeasured:
+        yield f"the effect of {option} on memory has not been measured"
     if options.speculation not in MEASURED_SPECULATION:
         yield f"speculative decoding of type {options.speculation!r} has not been measured"
 

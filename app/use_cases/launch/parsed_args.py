@@ -27,7 +27,17 @@ _SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "-nkvo": {"kv_offload": False},
     "--cpu-moe": {"n_cpu_moe": ALL_LAYERS},
     "-cmoe": {"n_cpu_moe": ALL_LAYERS},
+    "--kv-offload": {"kv_offload": True},
+    "-kvo": {"kv_offload": True},
+    "--mmproj-offload": {"mmproj_offload": True},
     "--no-mmproj-offload": {"mmproj_offload": False},
+    "--repack": {"repack": True},
+    "--no-repack": {"repack": False},
+    "-nr": {"repack": False},
+    "--spec-draft-cpu-moe": {"draft_n_cpu_moe": ALL_LAYERS},
+    "--cpu-moe-draft": {"draft_n_cpu_moe": ALL_LAYERS},
+    "-cmoed": {"draft_n_cpu_moe": ALL_LAYERS},
+    "--spec-default": {"speculation": "ngram-mod"},
 }
 
 
@@ -44,6 +54,15 @@ def _natural(value: str) -> int:
     if not value.isascii() or not value.isdecimal() or len(value) > MOST_DIGITS:
         raise ValueError(value)
     return int(value)
+
+
+def _layers(names: str, field: str) -> dict[str, _Reading]:
+    """A number of layers, or llama-server's words for all, with which nothing is left to its choice here."""
+
+    def read(value: str) -> dict[str, Any]:
+        return {field: ALL_LAYERS if value in ("all", "auto", "-1", "-2") else _natural(value)}
+
+    return dict.fromkeys(names.split(), read)
 
 
 def _cache_type(names: str, field: str) -> dict[str, _Reading]:
@@ -67,9 +86,12 @@ def _slots(value: str) -> dict[str, Any]:
     return {"parallel": _natural(value), "kv_unified": False}
 
 
-def _overrides(value: str) -> dict[str, Any]:
-    pairs = (override.rpartition("=") for override in value.split(","))
-    return {"overrides": tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+def _override(names: str, field: str) -> dict[str, _Reading]:
+    def read(value: str) -> dict[str, Any]:
+        pairs = (override.rpartition("=") for override in value.split(","))
+        return {field: tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+
+    return dict.fromkeys(names.split(), read)
 
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
@@ -84,7 +106,7 @@ _VALUES: Mapping[str, _Reading] = {
     **_cache_type("--cache-type-k -ctk", "cache_type_k"),
     **_cache_type("--cache-type-v -ctv", "cache_type_v"),
     **_text("--flash-attn -fa", "flash_attn"),
-    **_count("--gpu-layers --n-gpu-layers -ngl", "n_gpu_layers"),
+    **_layers("--gpu-layers --n-gpu-layers -ngl", "n_gpu_layers"),
     **_count("--n-cpu-moe -ncmoe", "n_cpu_moe"),
     **_text("--split-mode -sm", "split_mode"),
     **_count("--main-gpu -mg", "main_gpu"),
@@ -93,9 +115,11 @@ _VALUES: Mapping[str, _Reading] = {
     **_count("--spec-draft-n-max --draft-max --draft -n-max", "draft_max"),
     **_cache_type("--spec-draft-type-k --cache-type-k-draft -ctkd", "draft_cache_type_k"),
     **_cache_type("--spec-draft-type-v --cache-type-v-draft -ctvd", "draft_cache_type_v"),
-    **_count("--spec-draft-ngl --gpu-layers-draft --n-gpu-layers-draft -ngld", "draft_n_gpu_layers"),
+    **_layers("--spec-draft-ngl --gpu-layers-draft --n-gpu-layers-draft -ngld", "draft_n_gpu_layers"),
     **dict.fromkeys(("--parallel", "-np"), _slots),
-    **dict.fromkeys(("--override-tensor", "-ot"), _overrides),
+    **_override("--override-tensor -ot", "overrides"),
+    **_override("--spec-draft-override-tensor --override-tensor-draft -otd", "draft_overrides"),
+    **_count("--spec-draft-n-cpu-moe --spec-draft-ncmoe --n-cpu-moe-draft -ncmoed", "draft_n_cpu_moe"),
     **dict.fromkeys(("--n-cpu-ffn", "-ncffn"), _dense_in_ram),
     **dict.fromkeys(("--tensor-split", "-ts"), _shares),
     **dict.fromkeys(
@@ -103,9 +127,11 @@ _VALUES: Mapping[str, _Reading] = {
         lambda value: {"draft_device": _natural(value.removeprefix("CUDA").removeprefix("Vulkan"))},
     ),
 }
+READ_SWITCHES, READ_VALUES = frozenset(_SWITCHES), frozenset(_VALUES)
+COMPANIONS = frozenset({"--mmproj", "-mm", "--spec-draft-model", "--model-draft", "-md", "--lora", "--lora-scaled"})
 _SLOTS = frozenset({"--parallel", "-np"})
 _NOT_UNIFIED = frozenset({"--no-kv-unified", "-no-kvu"})
-_CUMULATIVE = frozenset({"overrides"})  # fields that repeated options add to
+_CUMULATIVE = frozenset({"overrides", "draft_overrides"})  # fields that repeated options add to
 
 
 def parse_model_options(args: Sequence[str]) -> ModelOptions:
@@ -113,8 +139,11 @@ def parse_model_options(args: Sequence[str]) -> ModelOptions:
 
     A value that cannot be parsed is ignored here: llama-server reports it when it starts.
     """
-    options = ModelOptions()
-    pairs = list(option_pairs(args))
+    return with_arguments(ModelOptions(), list(option_pairs(args)))
+
+
+def with_arguments(options: ModelOptions, pairs: Sequence[tuple[str, str]]) -> ModelOptions:
+    """The options, overridden by these arguments."""
     if not any(option in _SLOTS for option, _ in pairs):  # llama-server's default number of slots shares the cache
         pairs = [(option, value) for option, value in pairs if option not in _NOT_UNIFIED]
     # --parallel implies --no-kv-unified unless --kv-unified is given, so kv options are applied last.
@@ -137,12 +166,17 @@ def option_pairs(args: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _read_option(option: str, value: str) -> Mapping[str, Any]:
-    if option in _SWITCHES:
-        return _SWITCHES[option]
     try:
-        return _VALUES[option](value) if option in _VALUES else {}
+        return read_option(option, value)
     except ValueError:
         return {}
+
+
+def read_option(option: str, value: str) -> Mapping[str, Any]:
+    """The fields that this option sets; {} if it is none that affects memory. Raises ValueError for its value."""
+    if option in _SWITCHES:
+        return _SWITCHES[option]
+    return _VALUES[option](value) if option in _VALUES else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,13 @@ from app.entities.launch import ALL_LAYERS, ModelOptions, Task
 from app.entities.placement import PlacementConstraints
 from app.use_cases.estimate.kv_cache import CACHE_TYPES
 from app.use_cases.estimate.largest_context import lacks_required_flash_attention
+from app.use_cases.launch.typed_arguments import TypedArguments
 
 MAX_INT = 2**31 - 1  # llama-server's integers have 32 bits
 INTEGERS = {  # the smallest and the largest value
     "ctx_size": (0, MAX_INT),
     "parallel": (1, 256),
+    "batch_size": (1, MAX_INT),
     "ubatch_size": (1, MAX_INT),
     "n_gpu_layers": (-1, MAX_INT),
     "devices": (0, 16),
@@ -37,9 +39,12 @@ class ConflictingOptions(ValueError):
 def with_typed_options(
     options: ModelOptions, typed: Mapping[str, Any], spelled: Callable[[str], str] = str
 ) -> ModelOptions:
-    """The options, overridden by those that were typed; None is not. `spelled` writes an option's name as its reader
-    types it. Raises ConflictingOptions."""
+    """The options, overridden by those that were typed, by `args` (TypedArguments) first; None is not typed.
+
+    `spelled` writes an option's name as its reader types it. Raises ConflictingOptions.
+    """
     changes = {key: value for key, value in typed.items() if value is not None}
+    options = changes.pop("args", TypedArguments()).applied(options)
     is_reranker, is_embedder = changes.pop("reranking", False), changes.pop("embeddings", False)
     if is_reranker and is_embedder:
         raise ConflictingOptions(f"{spelled('embeddings')} and {spelled('reranking')}: use only one of them")
