@@ -24,6 +24,9 @@ from workers.gguf.constants import TENSOR_TYPES
 # The rows that the rules were fitted to, and those of further models that were drawn afterwards.
 FITTED = ("truth", "truth2", "held_out")
 LATER = ("truth3",)
+# Models of further architectures, some of them made up where none is public: what is in their files is what the engine
+# asks for.
+OTHER_ARCHITECTURES = ("architectures",)
 # Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
 WITH_MORE = ("cpu-moe", "draft", "lora", "mmproj", "mtp", "n-cpu-ffn", "n-cpu-moe", "ngram", "nkvo", "ot")
 
