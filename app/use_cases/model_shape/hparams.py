@@ -46,7 +46,12 @@ class Hparams:
     @cached_property
     def n_layer_all(self) -> int:
         """Number of layers, including trailing blocks for multi-token prediction (MTP)."""
-        return min(self.integer("block_count") * self._loops, MAX_LAYERS)
+        return min(self.integer("block_count") * self._loops + self._added_layers, MAX_LAYERS)
+
+    @property
+    def _added_layers(self) -> int:
+        """Layers that the file does not count: a router with one head (src/models/granite-switch.cpp, b11549)."""
+        return int(self.architecture == "graniteswitch")
 
     @cached_property
     def _loops(self) -> int:
@@ -70,7 +75,7 @@ class Hparams:
 
     @cached_property
     def n_layer(self) -> int:
-        return max(0, self.n_layer_all - self.integer("nextn_predict_layers"))
+        return max(0, self.n_layer_all - self.integer("nextn_predict_layers") - self._added_layers)
 
     @cached_property
     def n_embd(self) -> int:
@@ -86,9 +91,9 @@ class Hparams:
 
     @cached_property
     def n_head_kv(self) -> tuple[int, ...]:
-        if self.value("attention.head_count_kv") is None:
-            return self.n_head
-        return self.per_layer("attention.head_count_kv")
+        given = self.value("attention.head_count_kv") is not None
+        heads = self.per_layer("attention.head_count_kv") if given else self.n_head
+        return heads[: len(heads) - self._added_layers] + (1,) * self._added_layers
 
     @cached_property
     def _default_head(self) -> int:
@@ -167,7 +172,8 @@ class Hparams:
         listed = self.value("attention.recurrent_layers")
         if isinstance(listed, tuple) and len(listed) >= self.n_layer_all:
             return tuple(bool(each) for each in listed[: self.n_layer_all])
-        interval = self.integer("full_attention_interval", 4) or 4
+        usual = arch.STATE_BY_INTERVAL[self.architecture]
+        interval = self.integer("full_attention_interval", usual) or usual
         return tuple(il < self.n_layer and (il + 1) % interval != 0 for il in self.layers)
 
     @cached_property
@@ -176,7 +182,7 @@ class Hparams:
         a = self.architecture
         if a in arch.RECURRENT or a in arch.WITHOUT_CACHE:
             return (False,) * self.n_layer_all
-        owners = self.n_layer
+        owners = self.n_layer + self._added_layers
         if a == "gemma3n":
             owners = min(owners, arch.GEMMA3N_KV_LAYERS)
         elif a == "gemma4":
@@ -217,7 +223,7 @@ class Hparams:
         if head := self.integer("kda.head_dim"):
             return head * head * max(self.n_head, default=0)
         if self.architecture == "minimax-01":
-            return self._default_head**2 * max(self.n_head, default=0)
+            return self.k_head() ** 2 * max(self.n_head, default=0)
         return self.integer("ssm.state_size") * self.integer("ssm.inner_size")
 
 
