@@ -29,7 +29,8 @@ def small_model(architecture: str, layers: int, **values: Scalar | tuple[Scalar,
     heads = {"head_count": HEADS, "head_count_kv": KV_HEADS, "key_length": HEAD, "value_length": HEAD}
     own = {**sizes, **{f"attention.{key}": value for key, value in heads.items()}}
     own |= {key.replace("__", "."): value for key, value in values.items()}
-    names = {f"blk.{il}.{name}.weight": shape for il in range(layers) for name, shape in LAYER.items()}
+    tensors_of_a_layer = LAYER if architecture == "command-r" else {**LAYER, "ffn_norm": (EMBD,)}
+    names = {f"blk.{il}.{name}.weight": shape for il in range(layers) for name, shape in tensors_of_a_layer.items()}
     tensors = [_tensor(name, shape) for name, shape in {"token_embd.weight": (EMBD, VOCAB), **names}.items()]
     metadata = {"general.architecture": architecture, **{f"{architecture}.{key}": value for key, value in own.items()}}
     return model_shape(GgufHeader(metadata, {"tokenizer.ggml.tokens": VOCAB}, tuple(tensors)))
@@ -37,6 +38,10 @@ def small_model(architecture: str, layers: int, **values: Scalar | tuple[Scalar,
 
 def _tensor(name: str, shape: tuple[int, ...]) -> Tensor:
     return Tensor(name, shape, "F16", 2 * prod(shape))
+
+
+def layer_weights() -> int:
+    return 2 * (EMBD + sum(map(prod, LAYER.values())))
 
 
 def test_the_windows_listed_by_granite_and_spark_keep_their_cache_small():
@@ -52,7 +57,7 @@ def test_the_windows_listed_by_granite_and_spark_keep_their_cache_small():
 def test_an_encoder_of_embeddings_has_no_cache_and_no_second_copy_of_its_embedding():
     """llama.cpp, src/llama-model.cpp: create_memory; src/models/eurobert.cpp: load_arch_tensors has no output."""
     options = ModelOptions(ctx_size=4096, parallel=1, task=Task.EMBEDDING)
-    layers = 4 * 2 * sum(map(prod, LAYER.values()))
+    layers = 4 * layer_weights()
     eurobert = estimate_memory(small_model("eurobert", 4), options).devices[0]
     assert (eurobert.weights_bytes, eurobert.context_bytes) == (layers, 0)
     assert estimate_memory(small_model("gemma-embedding2", 4), options).devices[0].context_bytes == 0
@@ -100,7 +105,7 @@ def test_looped_layers_have_caches_of_their_own_and_share_weights():
     options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(1, 1))
     first, second = estimate_memory(small_model("nanbeige", 4, num_loops=3), options).devices
     # 12 layers and the output: 7 layers on the first GPU with all weights, 5 on the second with the output matrix
-    assert first.weights_bytes == 4 * 2 * sum(map(prod, LAYER.values()))
+    assert first.weights_bytes == 4 * layer_weights()
     assert second.weights_bytes == 2 * EMBD * VOCAB
     layer = 4096 * 2 * (KV_HEADS * HEAD) * 2
     assert (first.context_bytes, second.context_bytes) == (7 * layer, 5 * layer)
@@ -120,3 +125,38 @@ def test_a_model_on_one_of_several_gpus_is_pipelined_too():
     mask, embedding = 4096 * 512 * 2, 512 * 4 * EMBD
     assert first.compute_bytes == 512 * 4 * (3 * FF + 4 * EMBD) + 4 * mask + 12 * embedding
     assert second.compute_bytes == 0
+
+
+def test_granite_switch_has_a_layer_more_whose_cache_has_one_head():
+    """llama.cpp, src/models/granite-switch.cpp: load_arch_hparams adds router_layer to the block count."""
+    options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(4, 2))
+    first, second = estimate_memory(small_model("graniteswitch", 4), options).devices
+    # 4 layers, the router's and the output: a third of 6 is on the second GPU
+    assert first.context_bytes == 4 * 4096 * 2 * (KV_HEADS * HEAD) * 2
+    assert (second.weights_bytes, second.context_bytes) == (2 * EMBD * VOCAB, 4096 * 2 * (1 * HEAD) * 2)
+
+
+def test_only_what_is_not_f16_in_the_cache_is_converted():
+    """llama.cpp, ggml-cuda/fattn.cu: ggml_cuda_flash_attn_ext_get_alloc_size, of K and of V by itself."""
+    options = ModelOptions(ctx_size=32768, parallel=1, ubatch_size=128)
+    values, mask = 32768 * KV_HEADS * HEAD, 32768 * 128 * 2
+    residuals = 5 * 128 * 4 * EMBD  # heads and embeddings have one width here
+    for k, v, converted in (("bf16", "f16", values), ("f16", "bf16", values), ("q8_0", "q8_0", 2 * values)):
+        found = estimate_memory(small_model("llama", 4), replace(options, cache_type_k=k, cache_type_v=v)).devices[0]
+        assert found.compute_bytes == 2 * converted + residuals + mask
+
+
+def test_a_parallel_network_is_held_beside_a_converted_cache():
+    """llama.cpp, src/models/command-r.cpp: the network's result is computed from what attention reads."""
+    options = ModelOptions(ctx_size=32768, parallel=1, ubatch_size=128, cache_type_k="q8_0", cache_type_v="q8_0")
+    found = estimate_memory(small_model("command-r", 4), options).devices[0]
+    converted, mask = 2 * 32768 * 2 * KV_HEADS * HEAD, 32768 * 128 * 2
+    assert found.compute_bytes == converted + 128 * 4 * (3 * FF + 5 * EMBD) + mask
+
+
+def test_a_cache_in_ram_is_copied_and_converted_for_the_first_gpu():
+    """ggml-backend.cpp, ggml_backend_sched_split_graph copies one layer's cache; fattn.cu converts the copy."""
+    options = ModelOptions(ctx_size=32768, parallel=1, ubatch_size=128, cache_type_k="bf16", cache_type_v="bf16")
+    found = estimate_memory(small_model("llama", 4), replace(options, n_gpu_layers=0)).devices[0]
+    layer, mask = 2 * 32768 * 2 * KV_HEADS * HEAD, 32768 * 128 * 2
+    assert found.compute_bytes == layer + layer + 6 * 128 * 4 * EMBD + mask

@@ -73,7 +73,7 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     if is_pipelined(shape, options):
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
     is_encoder = shape.graph.architecture in arch.WITHOUT_CACHE
-    first_gpu_layer = used[0].start if any(ranges) or not is_encoder else shape.hparams.n_layer
+    first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
     flash = flash or (is_encoder and options.devices > 0 and not any(ranges))  # else attention is computed on the CPU
     flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
     moved = moved_tensors(shape, options, ranges)
@@ -87,7 +87,7 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
         totals.append(peak + mask_bytes(shape, w, cells, flash, layers))
     if copies_first:
         return totals
-    first_mask = mask_bytes(shape, w, cells, flash, used[0])
+    first_mask = mask_bytes(shape, w, cells, flash, range(used[0].stop))
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in
         totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)

@@ -10,6 +10,7 @@ from app.entities.launch import ModelOptions
 from app.use_cases.estimate.expert_copies import copied_experts_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
 from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
+from app.use_cases.estimate.peaks import attention_bytes, uses_flash_attention
 from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
@@ -63,11 +64,16 @@ def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells
         largest = between(shape.host_layers, 0, first_gpu_layer)
     if shape.graph.architecture in arch.WITHOUT_CACHE:
         return largest + encoder(w, flash=True)  # attention that CUDA does not support stays on the CPU
-    if w.shape.expert_ff:
-        return largest + w.expert_ff + w.expert_e + 5 * w.e
     # How much of the next layer's cache is held with the first one's depends on the gaps ggml-alloc finds.
     cache = max((_cache_bytes(shape, options, cells, il) for il in range(first_gpu_layer)), default=0)
-    return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, cache * 5 // 4 + 5 * max(w.q, w.e))
+    converted = attention_bytes(shape, options, w, cells, uses_flash_attention(shape, options), range(first_gpu_layer))
+    # A cache of another type than f16 is converted on the GPU, beside its copy (ggml-cuda/fattn.cu).
+    attention = cache + converted + w.e if converted else cache * 5 // 4 + 5 * max(w.q, w.e)
+    if w.shape.is_parallel and not options.n_gpu_layers:
+        attention = max(attention, largest + cache + 5 * max(w.q, w.e))
+    if w.shape.expert_ff:
+        return max(largest + w.expert_ff + w.expert_e + 5 * w.e, attention)
+    return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, attention)
 
 
 def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il: int) -> int:
@@ -80,7 +86,7 @@ def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il
 
 def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int) -> int:
     """Peak with the KV cache in RAM: attention's inputs are copied together with one layer's cache."""
-    cache = cells.streams * cells.base * row_bytes(shape.widest_base, options.cache_type_k)
+    cache = cells.streams * cells.base * row_bytes(sum(shape.widest_base), options.cache_type_k)
     shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)
     if shares_caches:  # and keeps the copies alive for longer
         return peak + 9 * cache // 2

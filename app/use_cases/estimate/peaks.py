@@ -71,10 +71,12 @@ def attention_bytes(
         return scores + transposed
     if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
         return 0
-    # CUDA's flash attention reads f16: one layer's whole cache is dequantized (fattn.cu, ..._get_alloc_size).
-    base = cells.base * shape.widest_base if has_base else 0
-    window = cells.window * shape.widest_window if has_window else 0
-    return 2 * cells.streams * max(base, window) + 5 * max(w.q, w.e)
+    # CUDA's flash attention reads f16: one layer's whole K, V or both are converted (fattn.cu, ..._get_alloc_size).
+    base = cells.base * _converted(shape.widest_base, options) if has_base else 0
+    window = cells.window * _converted(shape.widest_window, options) if has_window else 0
+    is_tail = start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
+    residuals = dense(w) + w.e if graph.is_parallel and not is_tail else 5 * max(w.q, w.e)
+    return 2 * cells.streams * max(base, window) + residuals
 
 
 def output_tokens(options: ModelOptions, w: Work) -> int:
@@ -82,6 +84,12 @@ def output_tokens(options: ModelOptions, w: Work) -> int:
     if options.task is not Task.COMPLETION:
         return w.tokens
     return w.slots * (1 + {"none": 0, "ngram-mod": 64}.get(options.speculation, options.draft_max))
+
+
+def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
+    """Of the values in K and V, those not in f16."""
+    types = options.cache_type_k, options.cache_type_v
+    return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
 
 
 def _is_quantized(options: ModelOptions) -> bool:

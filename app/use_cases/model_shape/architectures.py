@@ -84,6 +84,9 @@ STATE_AND_KV = frozenset({"falcon-h1"})
 # The file has every block once and says how often to pass through all of them.
 LOOPED = frozenset({"nanbeige"})
 
+# A last layer without weights, but with a cache (src/models/granite-switch.cpp, router_layer).
+WITH_ROUTER_LAYER = frozenset({"graniteswitch"})
+
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 
 # DeepSeek's sparse attention: a cache of index keys beside the KV cache.

@@ -11,6 +11,9 @@ from app.use_cases.model_shape.hparams import Hparams
 _EQUAL_HEADS = frozenset({40, 64, 72, 80, 96, 112, 128, 256})
 _OTHER_HEADS = {(192, 128): 8, (320, 256): 32, (512, 512): 2, (576, 512): 2}
 
+# Norms between attention and the feed-forward network.
+_NORMS = ("ffn_norm", "post_attention_norm", "post_ffw_norm", "attn_output_norm", "layer_output_norm")
+
 
 @dataclass(frozen=True, slots=True)
 class GraphShape:
@@ -20,6 +23,7 @@ class GraphShape:
     embd: int
     ff: int
     is_gated: bool
+    is_parallel: bool  # the feed-forward network reads what attention reads, not its result
     expert_ff: int
     experts_used: int
     shared_ff: int
@@ -52,6 +56,7 @@ def graph_shape(hp: Hparams) -> GraphShape:
         embd=hp.n_embd,
         ff=ff if up else 0,
         is_gated="ffn_gate.weight" in shapes or up >= 2 * ff > 0,
+        is_parallel=not any(name.startswith(_NORMS) for name in shapes) and _has_both_in_a_layer(hp),
         expert_ff=_width(shapes, "ffn_down_exps.weight", 0),
         experts_used=hp.integer("expert_used_count"),
         shared_ff=_width(shapes, "ffn_down_shexp.weight", 0),
@@ -72,6 +77,12 @@ def graph_shape(hp: Hparams) -> GraphShape:
         per_layer=hp.integer("embedding_length_per_layer_input") * hp.n_layer,
         has_flash_attention=all(_has_kernel(hp, il) for il in hp.layers if hp.has_kv[il] or not any(hp.has_kv)),
     )
+
+
+def _has_both_in_a_layer(hp: Hparams) -> bool:
+    """Whether a layer has attention and a feed-forward network; Nemotron-H has each in layers of its own."""
+    names = {tensor.name for tensor in hp.header.tensors}
+    return any({f"blk.{il}.ffn_up.weight", f"blk.{il}.attn_output.weight"} <= names for il in hp.layers)
 
 
 def _width(shapes: dict[str, tuple[int, ...]], name: str, dimension: int) -> int:

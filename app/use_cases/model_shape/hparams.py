@@ -46,12 +46,12 @@ class Hparams:
     @cached_property
     def n_layer_all(self) -> int:
         """Number of layers, including trailing blocks for multi-token prediction (MTP)."""
-        return min(self.integer("block_count") * self._loops + self._added_layers, MAX_LAYERS)
+        return min(self.integer("block_count") * self._loops + self.has_router_layer, MAX_LAYERS)
 
     @property
-    def _added_layers(self) -> int:
-        """Layers that the file does not count: a router with one head (src/models/granite-switch.cpp, b11549)."""
-        return int(self.architecture == "graniteswitch")
+    def has_router_layer(self) -> bool:
+        """Whether a layer without weights follows, whose cache of one head says which adapter a token uses."""
+        return self.architecture in arch.WITH_ROUTER_LAYER
 
     @cached_property
     def _loops(self) -> int:
@@ -75,7 +75,8 @@ class Hparams:
 
     @cached_property
     def n_layer(self) -> int:
-        return max(0, self.n_layer_all - self.integer("nextn_predict_layers") - self._added_layers)
+        behind = 1 if self.has_router_layer else self.integer("nextn_predict_layers")
+        return max(0, self.n_layer_all - behind)
 
     @cached_property
     def n_embd(self) -> int:
@@ -91,9 +92,9 @@ class Hparams:
 
     @cached_property
     def n_head_kv(self) -> tuple[int, ...]:
-        given = self.value("attention.head_count_kv") is not None
-        heads = self.per_layer("attention.head_count_kv") if given else self.n_head
-        return heads[: len(heads) - self._added_layers] + (1,) * self._added_layers
+        key = "attention.head_count" if self.value("attention.head_count_kv") is None else "attention.head_count_kv"
+        heads = self.per_layer(key)
+        return (*heads[:-1], 1) if self.has_router_layer and heads else heads
 
     @cached_property
     def _default_head(self) -> int:
@@ -182,7 +183,7 @@ class Hparams:
         a = self.architecture
         if a in arch.RECURRENT or a in arch.WITHOUT_CACHE:
             return (False,) * self.n_layer_all
-        owners = self.n_layer + self._added_layers
+        owners = self.n_layer_all if self.has_router_layer else self.n_layer
         if a == "gemma3n":
             owners = min(owners, arch.GEMMA3N_KV_LAYERS)
         elif a == "gemma4":

@@ -63,8 +63,8 @@ class ModelShape:
     drafting: tuple[tuple[int, int], ...]  # values per token in K and V of each MTP layer
     v_width_max: int  # without flash attention every V is padded to the widest
     state_bytes: Totals  # recurrent state of one sequence
-    widest_base: int  # K and V together of the layer with the most
-    widest_window: int
+    widest_base: tuple[int, int]  # values per token in K and V of the layer with the most
+    widest_window: tuple[int, int]
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
     expert_pair_bytes: int  # two that follow each other
@@ -96,8 +96,8 @@ def model_shape(header: GgufHeader) -> ModelShape:
         drafting=tuple(kv[hp.n_layer :]),
         v_width_max=max((v for _, v in kv), default=0),
         state_bytes=totals(hp.state_bytes if state else 0 for state in hp.has_state),
-        widest_base=max((sum(kv[il]) for il in hp.layers if owns[il]), default=0),
-        widest_window=max((sum(kv[il]) for il in hp.layers if owns_window[il]), default=0),
+        widest_base=_widest(kv, owns),
+        widest_window=_widest(kv, owns_window),
         graph=graph_shape(hp),
     )
 
@@ -135,7 +135,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "experts": totals(map(_on_gpu, experts)),
         "host_experts": totals(map(_in_ram, experts)),
         "largest_bytes": tuple(map(_largest, blocks)),
-        "empty_layers": sum(not blocks[il] for il in set(hp.block_of)),
+        "empty_layers": sum(not blocks[il] for il in set(hp.block_of)) - hp.has_router_layer,
         "two_experts_bytes": max(map(_two_largest, experts), default=0),
         **_expert_sizes([tensor for block in experts for tensor in block]),
     } | _outside_of_blocks(outside_blocks, hp)
@@ -196,6 +196,10 @@ def _reads(hp: Hparams) -> list[bool]:
 def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
     heads, windowed = hp.n_head_kv[il], hp.is_windowed[il]
     return heads * hp.k_head(windowed), 0 if hp.is_mla else heads * hp.v_head(windowed)
+
+
+def _widest(kv: list[tuple[int, int]], owns: list[bool]) -> tuple[int, int]:
+    return max((each for each, own in zip(kv, owns, strict=True) if own), key=sum, default=(0, 0))
 
 
 def _cache(kv: list[tuple[int, int]], owns: list[bool]) -> Cache:
