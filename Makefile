@@ -9,7 +9,7 @@ PORT ?= 8080
 TEST_PROCESSES ?= $(shell cores=$$(nproc); echo $$((cores < 8 ? 2 * cores : 16)))
 PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
+.PHONY: install run check check-pythons test test-all test-extra test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine test-truth screenshots top-recording test-gunicorn-minor test-docs docs lint constraints clean
 
 install: $(VENV)/installed
 
@@ -36,7 +36,7 @@ test: install lint
 check-pythons: install
 	@bash .ci/check-pythons $(BIN)/python
 
-test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine
+test-all: test test-extra test-docs docs test-clients test-open-webui test-container test-terminal test-prometheus test-page test-engine test-truth
 
 # What needs more than Python; a tool that is not there is one line of output.
 test-extra: install test-gunicorn-minor
@@ -51,6 +51,11 @@ test-extra: install test-gunicorn-minor
 test-engine: install
 	@if command -v c++ >/dev/null; then \
 	  $(BIN)/python -m pytest tests/extra/test_engine_build.py; else echo "skipped: c++ is not installed"; fi
+
+# llama.cpp's own memory figures, asked anew for some of the recorded rows: a minute. ENGINE_SDIST as above, or the index.
+test-truth: install
+	@if command -v c++ >/dev/null; then \
+	  $(BIN)/python -m pytest tests/extra/test_truth_tool.py; else echo "skipped: c++ is not installed"; fi
 
 # A real Prometheus with the files of deploy/prometheus; two minutes.
 test-prometheus: install

@@ -120,7 +120,7 @@ WORKERS = {
     "workers/downloads": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
     "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
-    "workers/engine": {"workers/server"},
+    "workers/engine": {"workers/measurement", "workers/server"},
     "workers/engine_builds": {"workers/engine", "workers/gpu", "workers/server"},
     "workers/engine_metrics": set(),
     "workers/installation": set(),
@@ -143,6 +143,7 @@ COMPOSITION_ROOT = {
         "workers/build_gauges.py",
         "workers/build_limits.py",
         "workers/check_pinned.py",
+        "workers/past_loads.py",
         "workers/startup_check.py",
     ),
     *(

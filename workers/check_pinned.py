@@ -12,9 +12,8 @@ from workers.build_catalog import build_catalog
 from workers.build_limits import build_limits
 from workers.builders import build_engine, build_gpu_poller, gpus_at_start
 from workers.catalog.model_headers import ModelHeaders
-from workers.folders import state_folder
 from workers.gpu.ram import read_memory
-from workers.measurement.history import History
+from workers.past_loads import past_loads
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
 from workers.telemetry.store import StateStore
@@ -25,7 +24,7 @@ def check_pinned_models(settings: Settings) -> tuple[tuple[str, ...], tuple[str,
     engine = build_engine(settings)
     limits, shapes = build_limits(settings, engine.facts), ModelHeaders(model_shape)
     store = StateStore(PoolState(limits, gpus=gpus_at_start(settings)))
-    needs = EstimateSource(_past_loads(), engine.refresh, shapes, lambda: store.gpus)
+    needs = EstimateSource(past_loads(), engine.refresh, shapes, lambda: store.gpus)
     pinned = pinned_requests(settings.pinned, build_catalog(settings, shapes), needs)
     check = PinnedModelsCheck(store, pinned, limits, read_memory)
 
@@ -42,11 +41,3 @@ def check_pinned_models(settings: Settings) -> tuple[tuple[str, ...], tuple[str,
         check.wait()
         poller.close()
     return check.errors, () if check.errors else store.pins
-
-
-def _past_loads() -> History:
-    file = state_folder() / "history.sqlite3"
-    history = History(file)
-    if file.exists():
-        history.start()
-    return history

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.console import json_option, print_json
+from app.commands.engine_answers import ASK_OPTION, checked_estimate, remembered_request
 from app.commands.engine_command import EngineOptionsCommand, typed_arguments
 from app.commands.engine_query import companions_of, with_engine_arguments
 from app.commands.estimate_report import report_data, report_lines
@@ -27,8 +28,10 @@ from app.commands.options import (
     query_from_settings,
 )
 from app.entities.launch import ModelOptions, Task
+from app.entities.memory import Confidence, Estimate
 
 if TYPE_CHECKING:
+    from app.use_cases.estimate.companions import Companions
     from app.use_cases.model_shape.shape import ModelShape
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
@@ -43,13 +46,16 @@ _UNITS = {f"{letter}{i}b": (1024 if i else 1000) ** power for power, letter in e
     metavar="SIZE",
     help="Also print the largest context that fits in SIZE per GPU, such as 24GiB or 24GiB,8GiB.",
 )
+@ASK_OPTION
 @json_option
-def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool, **typed: Any) -> None:
+def estimate(
+    model: str, config: Path | None, fit_in: str | None, ask_engine: bool, as_json: bool, **typed: Any
+) -> None:
     """Estimate the memory FILE_OR_NAME needs, by item. Nothing is loaded: only the file's header is read.
 
     Options default to llama-server's for a FILE, and to the model's settings, on one GPU, for a NAME of the catalogue.
     Other options of llama-server's are taken as well, in its own spellings.
-    The context of ctx_size auto is that on this machine. Measurements of earlier loads are not used.
+    The context of ctx_size auto is that on this machine. Of a NAME, what the service has measured counts.
     docs/estimates.md explains the output.
     Exit status: 0 success, 1 nothing fits in --fit-in, 2 usage error, or the file is not a model.
     """
@@ -76,7 +82,11 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
             request = request_by_file(shape, options, query.constraints, companions)
             options = replace(options, ctx_size=automatic_context(request, this_machine(query)[0]))
         options = replace(options, ctx_size=options.ctx_size or shape.hparams.integer("context_length"))
-        result = estimate_memory(shape, options, companions=companions)
+        result = _remembered(query, shape, options, companions, config) or estimate_memory(
+            shape, options, companions=companions
+        )
+        if ask_engine:
+            result = checked_estimate(result, query, arguments, shape, options, companions, config)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
     fits = largest_contexts(shape, options, companions, sizes) if sizes else None
@@ -90,6 +100,28 @@ def estimate(model: str, config: Path | None, fit_in: str | None, as_json: bool,
         click.echo("\n".join(report_lines(report, result, why)))
     if fits == []:
         sys.exit(ANSWER_IS_NO)
+
+
+def _remembered(
+    query: MemoryQuery, shape: ModelShape, options: ModelOptions, companions: Companions, config: Path | None
+) -> Estimate | None:
+    """What a start of this model took on this machine, or its engine projected; None if there was none like it."""
+    from app.commands.this_machine import this_machine
+
+    learned = remembered_request(query, shape, options, companions, config)
+    if learned is None:
+        return None
+    names = tuple(card.name for card in this_machine(query)[0].cards)[: options.devices]
+    as_placed = options if options.devices else replace(options, n_gpu_layers=0)
+    found = learned.estimate(replace(learned.options, **_placed(as_placed)), names)
+    return found if found.confidence is Confidence.MEASURED else None
+
+
+def _placed(options: ModelOptions) -> dict[str, Any]:
+    """What a placement decides."""
+    return {
+        name: getattr(options, name) for name in ("ctx_size", "devices", "n_gpu_layers", "n_cpu_moe", "tensor_split")
+    }
 
 
 def _sizes(text: str, devices: int) -> tuple[int, ...]:

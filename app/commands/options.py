@@ -21,6 +21,7 @@ from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 if TYPE_CHECKING:
     from app.entities.gguf import GgufHeader
+    from app.entities.model import Model
     from app.settings.schema import Settings
 
 ANSWER_IS_NO = 1  # exit status; 0 is success
@@ -95,6 +96,7 @@ class MemoryQuery:
     uses_gpus: bool = True
     cpu_fallback: CpuFallback = CpuFallback.AUTO
     gpu_names: Mapping[str, Sequence[str]] = field(default_factory=dict)  # in the settings, by key
+    model: Model | None = None  # of the catalogue
 
 
 def model_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -127,7 +129,7 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
 
     settings = read_settings(config)
     if is_file(model):
-        path, name, launch = model, None, settings.launch_of()
+        path, name, launch, found = model, None, settings.launch_of(), None
     else:
         with logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
             catalog = build_catalog(settings)
@@ -142,7 +144,7 @@ def query_from_settings(model: str, config: Path | None) -> MemoryQuery:
         path, name, launch = found.path, found.name, found.launch
     constraints, gpu_limits, policy = settings.constraints_of(name), settings.gpu_limits(), settings.policy()
     about_gpus = settings.gpu.enabled, settings.gpu.cpu_fallback, settings.gpu_names()
-    return MemoryQuery(path, launch.options, launch, constraints, gpu_limits, policy, *about_gpus)
+    return MemoryQuery(path, launch.options, launch, constraints, gpu_limits, policy, *about_gpus, model=found)
 
 
 def options_for_task(query: MemoryQuery, header: GgufHeader) -> ModelOptions:

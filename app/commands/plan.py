@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from app.commands.console import json_option, print_json
+from app.commands.engine_answers import (
+    ASK_OPTION,
+    corrected_unless_certain,
+    engine_correction,
+    remembered_request,
+)
 from app.commands.engine_command import EngineOptionsCommand, typed_arguments
 from app.commands.engine_query import companions_of, with_engine_arguments
 from app.commands.options import (
@@ -29,6 +36,9 @@ from app.use_cases.launch.typed_arguments import DEVICE_LISTS
 from app.use_cases.placement.cards import describe_card, format_mib
 
 if TYPE_CHECKING:
+    from app.entities.launch import ModelOptions
+    from app.entities.memory import Estimate
+    from app.use_cases.estimate.companions import Companions
     from app.use_cases.launch.typed_arguments import TypedArguments
     from app.use_cases.placement.request import PlacementRequest
     from app.use_cases.placement.world import World
@@ -38,8 +48,9 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="FILE_OR_NAME")
 @model_options
 @click.option("--gpus", type=click.Path(path_type=Path), help="JSON file with the GPUs and the servers on them.")
+@ASK_OPTION
 @json_option
-def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **typed: Any) -> None:
+def plan(model: str, gpus: Path | None, ask_engine: bool, as_json: bool, config: Path | None, **typed: Any) -> None:
     """Show where FILE_OR_NAME would be placed, what would be evicted for it, or why it does not fit.
 
     Nothing is started. Options default to the settings. Without --gpus, the GPUs of this machine are used, with no
@@ -56,7 +67,7 @@ def plan(model: str, gpus: Path | None, as_json: bool, config: Path | None, **ty
     arguments = typed_arguments()
     query = with_engine_arguments(query_from_settings(model, config), arguments)
     try:
-        request = _request(query, typed, arguments)
+        request = _request(query, typed, arguments, config, ask_engine)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
     world, problem = _world(gpus, query)
@@ -86,7 +97,9 @@ def _reject_placement_options(typed: dict[str, Any]) -> None:
         exit_wrong_use("--device: plan chooses the GPUs; remove it, or use estimate")
 
 
-def _request(query: MemoryQuery, typed: dict[str, Any], arguments: TypedArguments) -> PlacementRequest:
+def _request(
+    query: MemoryQuery, typed: dict[str, Any], arguments: TypedArguments, config: Path | None, ask_engine: bool
+) -> PlacementRequest:
     """The question to the placement. Raises InvalidModelFile."""
     from app.commands.placement_request import request_by_file
     from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_devices
@@ -101,7 +114,28 @@ def _request(query: MemoryQuery, typed: dict[str, Any], arguments: TypedArgument
         options = with_typed_devices(options_for_task(query, header), query.constraints, typed, spelled)
     except ConflictingOptions as error:
         exit_wrong_use(str(error))
-    return request_by_file(shape, *options, companions)
+    request = remembered_request(query, shape, options[0], companions, config)
+    if request is None:
+        request = request_by_file(shape, *options, companions)
+    request = replace(request, options=options[0], constraints=options[1])
+    return _checked(request, query, arguments, companions, config) if ask_engine else request
+
+
+def _checked(
+    request: PlacementRequest,
+    query: MemoryQuery,
+    arguments: TypedArguments,
+    companions: Companions,
+    config: Path | None,
+) -> PlacementRequest:
+    """The request, with what the engine says of the weights and the context wherever an estimate is not certain."""
+    found = engine_correction(request.shape, request.options, query, arguments, companions, config)
+    click.echo(f"note: {found.text}", err=True)
+
+    def estimate(options: ModelOptions, names: tuple[str, ...]) -> Estimate:
+        return corrected_unless_certain(request.estimate(options, names), found)
+
+    return replace(request, estimate=estimate, estimate_without_history=estimate)
 
 
 def _world(file: Path | None, query: MemoryQuery) -> tuple[World, str]:

@@ -81,7 +81,6 @@ class ModelOptions:
     draft_n_gpu_layers: int = ALL_LAYERS
     draft_n_cpu_moe: int = 0
     draft_overrides: tuple[tuple[str, str], ...] = ()
-    repack: bool = True  # False: the CPU computes with the weights as they are in the file (--no-repack)
     unmeasured: tuple[str, ...] = ()  # options whose effect on memory is not known
     draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
 

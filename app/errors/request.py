@@ -74,6 +74,7 @@ class ModelNotFound(ProxyError):
 
     def __init__(self, name: str, advice: str = "GET /v1/models lists the names", near: Sequence[str] = ()) -> None:
         """`near`: similar names, which the client may see."""
+        self.name, self.near = name, near
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         super().__init__(f"model {name[:200]!r} not found; {hint}{advice}")
 

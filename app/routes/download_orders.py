@@ -85,12 +85,24 @@ class DownloadStates:
 
 
 def cancel_download(request: IncomingRequest, name: str) -> bool:
-    """Whether a download of that model was running, and is canceled: one that the key may see."""
-    running = {each.model for each in visible_downloads(request) if each.is_running}
-    parsed = repository_name(name)
-    if parsed is None or not running & {name, str(parsed)}:
+    """Whether a download of that model was running, and is canceled: one that the key may see. `name`: the one that
+    ordered it, the model's own, or another of its names."""
+    if (wanted := _not_here(request, name)) is None:
         return False
-    return request.services.downloads.cancel(parsed)
+    with contextlib.suppress(ProxyError):  # it has failed
+        running = request.services.downloads.wait(wanted, 0.0)
+        if running is not None and running.model in {each.model for each in visible_downloads(request)}:
+            return request.services.downloads.cancel(wanted)
+    return False
+
+
+def _not_here(request: IncomingRequest, name: str) -> RepositoryName | None:
+    """What the name means to the downloads; None if it means a model of the settings whose files are here."""
+    with contextlib.suppress(ModelNotFound):
+        wanted = wanted_download(request, name)
+        if wanted is not None and (wanted.model is None or not wanted.model.path):
+            return wanted.name
+    return repository_name(name)
 
 
 def _delete_remains(request: IncomingRequest, name: str) -> int:

@@ -7,6 +7,7 @@ begin, so that an error has its own status.
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,7 +56,7 @@ class DownloadWait:
         if found is not None and found.is_running:
             return found
         if not allows(request, self._wanted):
-            raise error
+            raise _with_way_to_get(error, self._wanted)
         return self._services.downloads.start(self._wanted.name)
 
     def until_complete(self, client: WatchedClient) -> None:
@@ -107,6 +108,17 @@ class DownloadWait:
         if left is not None:
             error.retry_after = min(60, max(1, math.ceil(left)))
         return error
+
+
+def _with_way_to_get(error: ProxyError, wanted: Wanted) -> ProxyError:
+    """The repository of an entry of the settings is not told: the client knows the entry's name alone."""
+    if not isinstance(error, ModelNotFound) or wanted.model is not None:
+        return error
+    advice = (
+        f"GET /v1/models lists the names. `llama-smart-proxy pull {shlex.quote(str(wanted.name))}` downloads it; "
+        "catalog.hugging_face.download may let requests do so"
+    )
+    return ModelNotFound(error.name, advice, error.near)
 
 
 def _wanted(request: IncomingRequest, name: str, error: ModelNotFound | InvalidModelFile) -> Wanted:

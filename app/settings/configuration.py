@@ -111,7 +111,8 @@ def read_configuration() -> Configuration:
     if settings is None or wrong:
         raise ConfigurationError(*wrong, *more)
     settings, open_warning = _guard_open_access(settings, written.is_original, sources)
-    warnings = (*written.warnings, *_retired_warnings(sources), *open_warning)
+    unused = _unused_allow(settings, sources)
+    warnings = (*written.warnings, *_retired_warnings(sources), *open_warning, *unused)
     return Configuration(
         settings, file, tuple(variable.name for variable in variables if not variable.is_retired), warnings
     )
@@ -124,6 +125,15 @@ def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
 
 def variable_name(place: Place) -> str:
     return PREFIX + "__".join(map(str, place)).upper()
+
+
+def _unused_allow(settings: Settings, sources: _Sources) -> list[str]:
+    """Globs of downloads that nothing reads."""
+    about = settings.catalog.hugging_face
+    if not about.allow or about.download == "allow":
+        return []
+    message = f"counts only with `download: allow`; download is {about.download}"
+    return [sources.line(("catalog", "hugging_face", "allow"), message)]
 
 
 def _retired_warnings(sources: _Sources) -> list[str]:

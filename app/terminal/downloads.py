@@ -43,6 +43,11 @@ def progress_facts(download: Mapping[str, Any]) -> list[str]:
     return [*percent, done_text(download), *([printable(download["problem"])] if download["problem"] else speed + rest)]
 
 
+def download_line(download: Mapping[str, Any]) -> str:
+    """Of one that runs: `downloading: NAME: 57 %, 4.8 of 8.4 GiB, 92 MiB/s, 40 s left`."""
+    return f"downloading: {printable(download['model'])}: {', '.join(progress_facts(download)).lstrip()}"
+
+
 def done_text(download: Mapping[str, Any]) -> str:
     """`4.8 of 8.4 GiB`."""
     done, total = download["done_bytes"], download["total_bytes"]
@@ -74,16 +79,21 @@ def end_text(download: Mapping[str, Any], seconds: float) -> str:
             took = f", after {duration_cell(seconds)}" if seconds >= 1 else ""
             return f"{name} is downloaded: {size_cell(download['total_bytes'])}{took}"
         case "canceled":
-            return f"{name}: canceled at {done_text(download)}; {_KEPT}"
+            return f"{name}: canceled{_kept_text(download)}"
         case _:
             return str(download["problem"])
+
+
+def _kept_text(download: Mapping[str, Any]) -> str:
+    """ "" of one that was stopped before a byte came."""
+    return f" at {done_text(download)}; {_KEPT}" if download["done_bytes"] else ""
 
 
 def stopped_text(download: Mapping[str, Any], is_canceled: bool) -> str:
     """After Ctrl-C. `is_canceled`: False if it goes on without this command."""
     name = printable(download["model"])
     if is_canceled:
-        return f"{name}: stopped at {done_text(download)}; {_KEPT}"
+        return f"{name}: stopped{_kept_text(download)}"
     return f"{name}: the service goes on with the download; the same command shows its progress again"
 
 

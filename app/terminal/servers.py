@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from app.terminal.downloads import download_line, is_running
 from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, duration_cell, printable, rate_cell, size_cell, tokens_cell
 
@@ -70,6 +71,7 @@ def _unloads_text(server: Mapping[str, Any]) -> str:
 def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
     """Lines for below the table."""
     yield from queue_lines(status)
+    yield from map(download_line, filter(is_running, status["downloads"]))
     yield from (f"{printable(s['model'])}: {printable(s['problem'])}" for s in status["servers"] if s["problem"])
     for server in status["servers"]:
         if full := server["full_ctx_size"]:

@@ -26,9 +26,22 @@ def _row(update: Mapping[str, Any]) -> TableRow:
     return TableRow(cells, _STYLES.get(freshness, "green"))
 
 
+def could_check(updates: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is one of which it is known what is upstream."""
+    return any(update["freshness"] != "unknown" for update in updates)
+
+
+def _nothing_newer(updates: Sequence[Mapping[str, Any]]) -> str:
+    unknown = [update for update in updates if update["freshness"] == "unknown"]
+    if not could_check(updates):
+        return f"Nothing could be checked: {printable(unknown[0]['problem'])}"
+    of_them = f" {len(unknown)} of {len(updates)} models could not be checked." if unknown else ""
+    return f"Nothing newer was found.{of_them}"
+
+
 def update_command(updates: Sequence[Mapping[str, Any]]) -> str:
     """The command to type after the table."""
     newer = [update["model"] for update in updates if update["freshness"] == "outdated"]
     if not newer:
-        return "Nothing newer was found."
+        return _nothing_newer(updates)
     return f"update it:  llama-smart-proxy pull {shlex.quote(printable(newer[0]))}"

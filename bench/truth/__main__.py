@@ -30,7 +30,9 @@ from workers.engine_builds.stopping import CannotContinue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(argv)
+    ours, server_args = _at_dashes(sys.argv[1:] if argv is None else list(argv))
+    options = _parser().parse_args(ours)
+    options.args = server_args
     try:
         return int(options.run(options) or 0)
     except CannotContinue as error:
@@ -38,13 +40,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _at_dashes(argv: list[str]) -> tuple[list[str], list[str]]:
+    """What is before "--" and what is behind it: argparse takes no options of others behind its own."""
+    where = argv.index("--") if "--" in argv else len(argv)
+    return argv[:where], argv[where + 1 :]
+
+
 def _build(options: argparse.Namespace) -> None:
     print(built_tool(options.sdist, options.work))
 
 
 def _row(options: argparse.Namespace) -> None:
-    args = " ".join(each for each in options.args if each != "--")
-    start = Start("", options.shape, options.quant, options.devices, f"{args} -fit off")
+    args = " ".join([*options.args, "-fit", "off"])
+    start = Start("", options.shape, options.quant, options.devices, args)
     print(json.dumps(dataclasses.asdict(_bench(options).figures(start)), indent=1))
 
 
@@ -93,8 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     row = command("row", _row, "measure one start, in MiB")
     row.add_argument("--devices", default="1:900000", help="COUNT:MIB,MIB (%(default)s)")
     row.add_argument("shape", help="a model of bench/data/vram/headers.json")
-    row.add_argument("quant")
-    row.add_argument("args", nargs="*", help="llama-server's, after --")
+    row.add_argument("quant", help="then --, and llama-server's arguments")
     measure = command("measure", _measure, "measure the starts of a table")
     measure.add_argument("starts", type=Path)
     measure.add_argument("out", type=Path)

@@ -228,3 +228,11 @@ def test_a_retired_key_is_a_warning_that_names_its_replacement(tmp_path):
     for done in (check("--config", written(tmp_path, "server: {cpu: 3}")), check(SERVER__CPU="3")):
         assert (done.exit_code, done.stdout.count("warning: ")) == (0, 1)
         assert "ignored, retired on 2026-12-01: to pin the service to CPUs, set CPUAffinity=" in done.stdout
+
+
+def test_globs_of_downloads_that_nothing_reads_are_a_warning(tmp_path):
+    text = "catalog: {hugging_face: {allow: [a/*]}}"
+    done = check("--config", file := written(tmp_path, text))
+    message = "catalog.hugging_face.allow: counts only with `download: allow`; download is off"
+    assert f"warning: {file}: {message}" in done.output.splitlines()
+    assert "counts only" not in check("--config", file, CATALOG__HUGGING_FACE__DOWNLOAD="allow").output

@@ -86,7 +86,17 @@ def test_a_named_service_that_does_not_let_this_key_is_the_end():
     with pulling(a_download(), may_pull=False) as to:
         result = pull(to)
     assert (result.exit_code, to.orders) == (1, [])
-    assert "LLAMA_SMART_PROXY_API_KEY" in result.stderr
+    assert "LLAMA_SMART_PROXY_API_KEY" in result.stderr and "--local" in result.stderr
+
+
+def test_a_named_service_has_to_answer_and_what_needs_none_is_said():
+    """It said to set the variable that was set."""
+    result = CliRunner().invoke(main, ["pull", NAME], env={"LLAMA_SMART_PROXY_URL": "http://127.0.0.1:1"})
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "nothing answers at http://127.0.0.1:1: start it with `llama-smart-proxy serve`, or correct --url or "
+        "LLAMA_SMART_PROXY_URL; `pull --local` downloads without a service\n",
+    )
 
 
 def test_without_a_named_service_one_that_does_not_let_this_key_is_replaced_by_the_command():

@@ -52,7 +52,8 @@ def test_any_other_name_is_fetched(monkeypatch: pytest.MonkeyPatch):
     [
         ("nosuch", "no such file or model; 'nosuch' is not a name of a Hugging Face repository"),
         ("models/x.gguf", "models/x.gguf: no such file"),
-        ("/nowhere/x.gguf", "no such file or model; "),
+        ("/nowhere/x.gguf", "/nowhere/x.gguf: no such file\n"),
+        ("./x", "./x: no such file\n"),
     ],
 )
 def test_what_is_neither_file_nor_name_is_wrong_use(name: str, text: str, capsys: pytest.CaptureFixture[str]):

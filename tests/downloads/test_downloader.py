@@ -72,9 +72,9 @@ def test_a_cut_connection_goes_on_where_it_was(hub: HubServer, cache: Path) -> N
 def test_a_canceled_download_ends_at_once_and_the_next_one_goes_on_where_it_was(hub: HubServer, cache: Path) -> None:
     hub.hold(FILE, after=2 * MIB)
     with closing(downloader(hub, cache)) as found:
-        found.start(NAME)
+        found.start(RepositoryName(REPO))
         until(lambda: size(partial(cache, DATA)) == 2 * MIB)
-        assert found.cancel(NAME)
+        assert found.cancel(RepositoryName(REPO.upper(), FILE)), "by any of its names"
         ended = found.wait(NAME, 0)
         assert ended is not None and ended.state is DownloadState.CANCELED
         hub.release()

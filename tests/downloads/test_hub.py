@@ -49,7 +49,9 @@ def test_a_repository_that_does_not_exist_or_is_private_is_not_found(hub: HubSer
         assert isinstance(error, ModelNotFound)
         assert "check the name, or set HF_TOKEN" in str(error)
     monkeypatch.setenv("HF_TOKEN", "stranger")
-    assert isinstance(failure(hub, "org/private"), ModelNotFound)
+    error = failure(hub, "org/private")
+    assert isinstance(error, ModelNotFound)
+    assert "or set HF_TOKEN" not in str(error) and "that the token that is set" in str(error)
     monkeypatch.setenv("HF_TOKEN", "member")
     assert Hub(hub.endpoint).repository("org/private").files == ()
 
@@ -93,6 +95,34 @@ def test_a_hub_that_cannot_be_reached_says_what_to_check(hub: HubServer):
     error = failure(hub)
     assert isinstance(error, DownloadFailed)
     assert "127.0.0.1 cannot be reached" in str(error) and "HF_ENDPOINT" in str(error)
+
+
+def test_an_endpoint_that_is_no_address_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch):
+    for endpoint, shown in (("nonsense", "'nonsense' cannot be reached"), ("me:secret@nonsense", "'nonsense' cannot")):
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        with pytest.raises(DownloadFailed) as error:
+            Hub().repository(REPO)
+        assert shown in str(error.value) and "secret" not in str(error.value)
+
+
+def test_no_error_has_the_password_of_the_endpoint(hub: HubServer, monkeypatch: pytest.MonkeyPatch):
+    described(hub, monkeypatch, sha=None)
+    with pytest.raises(DownloadFailed, match="does not describe it") as error:
+        Hub(hub.endpoint.replace("://", "://me:secret@")).repository(REPO)
+    assert "secret" not in str(error.value) and hub.endpoint in str(error.value)
+
+
+def test_a_forbidden_repository_is_told_for_the_token_that_is_set_or_not(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+):
+    hub.add(REPO, {"a.gguf": b"abc"})
+    hub.fail(403, "/api/models", times=2)
+    assert "without a token: set HF_TOKEN" in str(failure(hub))
+    monkeypatch.setenv("HF_TOKEN", "stranger")
+    assert "with the token that is set" in str(failure(hub))
+    monkeypatch.setattr(hub_access, "MAX_PAUSE_SECONDS", 0.01)
+    hub.fail(429, "/api/models")
+    assert "HF_TOKEN" not in str(failure(hub))
 
 
 def test_offline_mode_is_named(hub: HubServer, monkeypatch: pytest.MonkeyPatch):

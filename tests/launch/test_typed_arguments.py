@@ -37,7 +37,6 @@ def test_options_are_read_in_every_spelling_and_with_their_value_in_one_word():
         batch_size=1024,
         kv_offload=False,
         draft_n_cpu_moe=ALL_LAYERS,
-        repack=False,
         devices=2,
     )
     assert typed.applied(ModelOptions()) == changed

@@ -84,7 +84,10 @@ def test_progress_may_be_reasoning_or_nothing(tmp_path: Path):
 
 def test_without_download_an_unknown_name_is_not_found_and_reaches_nobody(tmp_path: Path):
     world = Waiting(tmp_path, policy=OFF)
-    assert code(world.chat()) == (404, "model_not_found")
+    answer = world.chat()
+    assert code(answer) == (404, "model_not_found")
+    message = answer.json["error"]["message"]
+    assert f"`llama-smart-proxy pull {NAME}`" in message and "catalog.hugging_face.download" in message
     assert world.downloads.started == []
     world.assert_nothing_is_held()
 

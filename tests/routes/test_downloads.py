@@ -300,6 +300,23 @@ def test_an_unload_cancels_a_download_and_unloads_nothing(tmp_path: Path):
     assert code(world.send("POST", "/models/unload", {"model": GEMMA})) == (404, "model_not_found")
 
 
+@pytest.mark.parametrize("name", ["ggml-org/gemma-3-270m-it-GGUF", f"hf.co/{GEMMA}", f"https://huggingface.co/{GEMMA}"])
+def test_a_download_is_canceled_by_the_name_that_ordered_it(tmp_path: Path, name: str):
+    """The status names it by its quantization. It was told that there is no such model, and to try that name."""
+    world = World(tmp_path)
+    for method, path in (("POST", "/models/unload"), ("DELETE", f"/models?model={name}"), ("DELETE", "/api/delete")):
+        world.pull()
+        assert world.send(method, path, {"model": name}).status_code == 200, path
+    assert len(world.downloads.canceled) == 3
+
+
+def test_a_download_is_canceled_by_the_entry_that_names_its_repository(tmp_path: Path):
+    world = World(tmp_path)
+    world.pull("mine")
+    assert world.send("POST", "/models/unload", {"model": "mine"}).status_code == 200
+    assert world.downloads.canceled == ["user/mine-GGUF:Q4_K_M"]
+
+
 def test_a_key_cancels_no_download_that_it_does_not_see(tmp_path: Path):
     world = World(tmp_path, policy=ON, keys=KEYS)
     world.pull(key="admin")

@@ -176,6 +176,9 @@ def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):
         "newer",
     )
     assert last == "update it:  llama-smart-proxy pull org/changing-GGUF:Q4_K_M"
+    del hub.repos["org/changing-GGUF"]
+    unknown = command(hub, tmp_path, "models", "--updates")
+    assert (unknown.returncode, "Nothing could be checked: " in unknown.stdout) == (1, True)
 
 
 @pytest.mark.parametrize(

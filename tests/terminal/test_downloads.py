@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from app.terminal.downloads import end_text, next_step, progress_facts, progress_line, quant_table
-from tests.terminal.status import GIB
+from app.terminal.downloads import end_text, next_step, progress_facts, progress_line, quant_table, stopped_text
+from app.terminal.servers import service_notes
+from tests.terminal.status import GIB, a_status
 
 MIB = 1 << 20
 NAME = "unsloth/Qwen3-14B-GGUF:Q4_K_M"
@@ -76,8 +77,22 @@ def test_the_end_says_what_became_of_it():
     assert end_text(a_download("complete"), 0.1) == f"{NAME} is downloaded: 8.4 GiB"
     kept = "canceled at 4.8 of 8.4 GiB; the partial download is kept, and the same command resumes it"
     assert end_text(a_download("canceled"), 9) == f"{NAME}: {kept}"
+    assert end_text(a_download("canceled", total_bytes=None, done_bytes=0), 9) == f"{NAME}: canceled"
     failed = a_download("failed", problem="the disk has 2.1 GiB free, and 8.4 GiB are needed")
     assert end_text(failed, 9) == "the disk has 2.1 GiB free, and 8.4 GiB are needed"
+
+
+def test_a_check_that_is_stopped_has_nothing_to_keep():
+    assert stopped_text(a_download("checking", total_bytes=None, done_bytes=0), True) == f"{NAME}: stopped"
+
+
+def test_ps_has_a_line_of_each_download_that_runs():
+    """It said nothing but that no model is loaded."""
+    downloads = [a_download(), a_download("complete"), a_download("checking", total_bytes=None)]
+    assert list(service_notes(a_status(downloads=downloads))) == [
+        f"downloading: {NAME}: 57 %, 4.8 of 8.4 GiB, 92 MiB/s, 40 s left",
+        f"downloading: {NAME}: checking its files",
+    ]
 
 
 def test_a_name_cannot_command_the_terminal():

@@ -176,7 +176,7 @@ class Downloader:
         cache, began = self._folder(), time.monotonic()
         found = self._find(task.name)
         model, repository = found.model, found.repository
-        if self._has_joined(task, model.name):
+        if self._has_joined(task, found.folded_names):
             return
         job = Job(cache, repository, model.files, self._reserve_bytes)
         task.update(model=model.name, total_bytes=model.size_bytes, done_bytes=(present := present_bytes(job)))
@@ -189,9 +189,10 @@ class Downloader:
         if task.end(DownloadState.COMPLETE):
             log.info("download complete model=%s seconds=%.0f", model.name, time.monotonic() - began)
 
-    def _has_joined(self, task: DownloadTask, model: str) -> bool:
-        """Whether the same model is downloaded under another name: its download then is that of this name, too."""
-        names = task.names | {folded(model)}
+    def _has_joined(self, task: DownloadTask, names: frozenset[str]) -> bool:
+        """Whether the same model is downloaded under another name: its download then is that of this name, too.
+        `names`: all of the model's."""
+        names |= task.names
         with self._changed:
             others = [each for each in self._tasks if each is not task and each.is_running and each.names & names]
             (others[0] if others else task).names |= names

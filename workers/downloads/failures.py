@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 
 import httpx2
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from app.errors import DownloadFailed, ModelNotFound, ProxyError
+from workers.downloads.shown_address import without_password
 
 MAX_TEXT = 200  # characters of a message that a server sent
+_TOKEN = "the token that is set (HF_TOKEN or `hf auth login`)"
 
 
 def failure_of(error: Exception, repo: str) -> ProxyError:
@@ -50,13 +53,11 @@ def _refusal(error: HfHubHTTPError, repo: str) -> ProxyError:
             "HF_TOKEN to a token of that account (or `hf auth login`) for the user that downloads"
         )
     if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-        return ModelNotFound(
-            repo, "Hugging Face has no such repository, or it is private: check the name, or set HF_TOKEN"
-        )
+        access = f", and that {_TOKEN} may read it" if get_token() else ", or set HF_TOKEN"
+        hint = f"check the name{access}"
+        return ModelNotFound(repo, f"Hugging Face has no such repository, or it is private: {hint}")
     if status == 403:
-        return DownloadFailed(
-            f"{repo} may not be read with this HF_TOKEN: its account or its scopes lack the permission"
-        )
+        return DownloadFailed(f"{repo} may not be read {_without_permission()}")
     if status == 429:
         return DownloadFailed(
             f"{repo} cannot be downloaded: the server limits the requests of this address{_when(error.response)}"
@@ -73,16 +74,23 @@ def retry_after_header(response: httpx2.Response) -> float | None:
 def _when(response: httpx2.Response) -> str:
     seconds = retry_after_header(response)
     hint = "; try again later" if seconds is None else f"; try again in {seconds:.0f} s"
-    return f"{hint}, or set HF_TOKEN, which has a higher limit"
+    return hint if get_token() else f"{hint}, or set HF_TOKEN, which has a higher limit"
+
+
+def _without_permission() -> str:
+    if get_token():
+        return f"with {_TOKEN}: its account or its scopes lack the permission"
+    return "without a token: set HF_TOKEN to one of an account that may"
 
 
 def _host(error: httpx2.TransportError) -> str:
+    """As a person finds it: where the endpoint has none, the endpoint."""
     try:
-        return error.request.url.host
+        return error.request.url.host or repr(without_password(constants.ENDPOINT)[:MAX_TEXT])
     except RuntimeError:  # no request is known
         return "the server"
 
 
 def _reason(error: Exception) -> str:
     """In one line of bounded length."""
-    return " ".join(str(error).split())[:MAX_TEXT] or type(error).__name__
+    return without_password(" ".join(str(error).split()))[:MAX_TEXT] or type(error).__name__

@@ -21,6 +21,7 @@ from app.entities.repository import Repository, RepositoryFile
 from app.errors import DownloadFailed
 from workers.downloads.answers import raise_for_status, received_head
 from workers.downloads.failures import failure_of, retry_after_header
+from workers.downloads.shown_address import without_password
 
 MAX_ANSWER_BYTES = 16 << 20  # a description of a repository with 10,000 files has 5 MB
 MAX_FILES = 20_000
@@ -41,6 +42,11 @@ class Hub:
         """`endpoint`: None for HF_ENDPOINT."""
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
 
+    @property
+    def shown_endpoint(self) -> str:
+        """In messages."""
+        return without_password(self.endpoint)
+
     def repository(self, repo: str, revision: str = "main") -> Repository:
         """The files of "user/repo" with their sizes and checksums, at the revision that is current now."""
         address = f"{self.endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
@@ -51,7 +57,8 @@ class Hub:
             return _repository(repo, json.loads(body))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DownloadFailed(
-                f"{repo} cannot be downloaded: {self.endpoint} does not describe it as Hugging Face does ({error})"
+                f"{repo} cannot be downloaded: {self.shown_endpoint} does not describe it as Hugging Face does "
+                f"({error})"
             ) from error
 
     def file_address(self, repository: Repository, path: str) -> str:

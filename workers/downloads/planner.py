@@ -48,7 +48,7 @@ def _search(hub: Hub, name: RepositoryName) -> FoundModel:
         return found.result(PLAN_SECONDS)
     except TimeoutError:
         raise DownloadFailed(
-            f"{name.repo} cannot be planned: {hub.endpoint} did not describe it within {PLAN_SECONDS:.0f} s"
+            f"{name.repo} cannot be planned: {hub.shown_endpoint} did not describe it within {PLAN_SECONDS:.0f} s"
         ) from None
 
 

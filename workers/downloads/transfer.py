@@ -31,6 +31,7 @@ from app.use_cases.downloads.retries import MAX_TRIES, pause_seconds
 from workers.downloads.answers import raise_for_status, received_head
 from workers.downloads.cache_layout import RepositoryFolder
 from workers.downloads.failures import retry_after_header
+from workers.downloads.shown_address import without_password
 
 # Of one request. The hub refuses to send more than 50 GB at once (huggingface_hub 2.4.0, MAX_HTTP_DOWNLOAD_SIZE), and
 # the address to which it redirects is valid for an hour.
@@ -233,4 +234,4 @@ def _move_in_place(partial: Path, blob: Path) -> None:
 def _reason(error: Any) -> str:
     if isinstance(error, HfHubHTTPError):
         return f"the server answered {error.response.status_code}"
-    return f"the connection failed ({error or type(error).__name__})"
+    return f"the connection failed ({without_password(str(error)) or type(error).__name__})"

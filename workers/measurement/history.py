@@ -66,6 +66,11 @@ class History:
             rows = {key: row for key, row in same_build.items() if row.start.model == model}
             return ModelHistory(rows, self._overheads[engine])
 
+    def knows(self, model: str) -> bool:
+        """Whether the model with this path was ever loaded."""
+        with self._lock:
+            return any(row.start.model == model for row in self._rows.values())
+
     def estimate(self, start: Start) -> Estimate | None:
         """The measured memory of this start, or else the projected; None if it is new."""
         return self.of_model(start.model, start.engine).estimate(start)

@@ -50,7 +50,7 @@ class ServiceDeleter:
             exit_without_model(answer)
         if not answer.is_yes:
             exit_with_error(answer)
-        if name in self._running:
+        if not answer.body["freed_bytes"] and any(name in (each, each.partition(":")[0]) for each in self._running):
             exit_no(f"the download of {name} is stopped; the same command deletes the partial download")
         return int(answer.body["freed_bytes"])
 

@@ -11,6 +11,8 @@ from app.commands.downloads.service_puller import ServicePuller
 from app.commands.options import exit_no
 from app.commands.service_client import KEY_VARIABLE
 
+_LOCAL = "`pull --local` downloads without a service"
+
 
 class Puller(Protocol):
     """Downloads are as in GET /status, plans as in the answer to POST /models/pull."""
@@ -33,10 +35,10 @@ def puller(url: str, is_local: bool) -> Puller:
     """The command ends if a service was named that does not download."""
     if is_local:
         return LocalPuller()
-    status, why = status_or_reason(url)
+    status, why = status_or_reason(url, f"; {_LOCAL}")
     if status.get("may_pull"):
         return ServicePuller(url)
     why = why or f"the service at {url} downloads models only for an admin"
     if is_service_named():
-        exit_no(f"{why}: set {KEY_VARIABLE} to an admin's key")
+        exit_no(f"{why}: set {KEY_VARIABLE} to an admin's key; {_LOCAL}")
     return LocalPuller(why)

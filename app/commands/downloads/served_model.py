@@ -29,10 +29,15 @@ def _name_in_catalogue(model: str) -> str:
     try:
         name = parse_name(model)
     except InvalidName as error:
-        return _known_name(model) or exit_wrong_use(f"no such file or model; {error}")
+        problem = f"{model}: no such file" if _is_path(model) else f"no such file or model; {error}"
+        return _known_name(model) or exit_wrong_use(problem)
     if not name.choice and name.repo.lower().endswith(".gguf"):
         return _known_name(model) or exit_wrong_use(f"{model}: no such file")
     return _known_name(model) or _known_name(str(name))
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith(("/", "./", "../", "~")) or (model.lower().endswith(".gguf") and "://" not in model)
 
 
 def _known_name(model: str) -> str:

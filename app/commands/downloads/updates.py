@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from app.commands.console import print_json, print_table
-from app.commands.options import exit_no, logger_disabled, read_settings
-from app.terminal.updates import EXPENDABLE, update_command, update_table
+from app.commands.options import ANSWER_IS_NO, exit_no, logger_disabled, read_settings
+from app.terminal.updates import EXPENDABLE, could_check, update_command, update_table
 
 
 def show_updates(as_json: bool) -> None:
-    """Of the cache that the settings name, not the service's; asks each repository once."""
+    """Of the cache that the settings name, not the service's; asks each repository once. Exit status 1 if nothing could
+    be checked."""
     updates, cache = _updates()
     if as_json:
         print_json({"cache": cache, "updates": updates})
-        return
-    if not updates:
+    elif updates:
+        print_table(update_table(updates), EXPENDABLE)
+        click.echo(update_command(updates))
+    else:
         click.echo(f"no models in {cache}")
-        return
-    print_table(update_table(updates), EXPENDABLE)
-    click.echo(update_command(updates))
+    if updates and not could_check(updates):
+        sys.exit(ANSWER_IS_NO)
 
 
 def _updates() -> tuple[list[dict[str, Any]], str]:

@@ -122,6 +122,11 @@ def _padding(cache_type: str, values: int) -> int:
     return row_bytes(values, cache_type) if is_quantized(cache_type) else 0
 
 
+def is_plain(options: ModelOptions) -> bool:
+    """Whether flash attention reads the cache as it is."""
+    return (options.cache_type_k, options.cache_type_v) == ("f16", "f16")
+
+
 def is_quantized(cache_type: str) -> bool:
     """Whether the type stores values in blocks."""
     return CACHE_TYPES[cache_type][1] > 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
-from app.use_cases.estimate.kv_cache import CacheCells, is_quantized, tokens_at_once
+from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -69,7 +69,7 @@ def attention_bytes(
         # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
         transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
         return scores + transposed
-    if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
+    if not options.devices or is_plain(options) or not graph.has_flash_attention:
         return 0
     # CUDA's flash attention reads f16: one layer's whole K, V or both are converted (fattn.cu, ..._get_alloc_size).
     base = cells.base * _converted(shape.widest_base, options) if has_base else 0
@@ -90,10 +90,6 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
     """Of the values in K and V, those not in f16."""
     types = options.cache_type_k, options.cache_type_v
     return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
-
-
-def _is_quantized(options: ModelOptions) -> bool:
-    return options.cache_type_k != "f16" or options.cache_type_v != "f16"
 
 
 def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:

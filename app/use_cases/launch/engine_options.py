@@ -36,6 +36,9 @@ UNMEASURED_VALUES = _names(
     """
 )
 
+# Whether the CPU gets copies of weights in another order. The file's pages that they replace are not booked either way.
+REPACKING = _names("--repack --no-repack -nr")
+
 # What the server collects in RAM while it answers, up to a limit of its own.
 GROWING = _names("-cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints")
 

@@ -14,6 +14,7 @@ from app.use_cases.launch.engine_options import (
     NAMES_ANOTHER_MODEL,
     OTHER_MACHINES,
     PRESETS,
+    REPACKING,
     UNMEASURED_SWITCHES,
     UNMEASURED_VALUES,
 )
@@ -21,7 +22,7 @@ from app.use_cases.launch.parsed_args import COMPANIONS, READ_SWITCHES, READ_VAL
 
 _PROJECTOR_OFF = frozenset({"--no-mmproj", "--no-mmproj-auto"})
 DEVICE_LISTS = frozenset({"--device", "-dev"})
-_SWITCHES = READ_SWITCHES | _PROJECTOR_OFF | {"--mmproj-auto"} | UNMEASURED_SWITCHES | IRRELEVANT_SWITCHES
+_SWITCHES = READ_SWITCHES | _PROJECTOR_OFF | {"--mmproj-auto"} | UNMEASURED_SWITCHES | REPACKING | IRRELEVANT_SWITCHES
 _VALUES = READ_VALUES | COMPANIONS | DEVICE_LISTS | UNMEASURED_VALUES | GROWING | IRRELEVANT_VALUES
 PATTERNS = frozenset({"--override-tensor", "-ot", "--spec-draft-override-tensor", "--override-tensor-draft", "-otd"})
 _REFUSED = NAMES_ANOTHER_MODEL | PRESETS | {OTHER_MACHINES}
@@ -129,5 +130,7 @@ def _notes(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     names = list(dict.fromkeys(option for option, _ in pairs))
     if growing := [name for name in names if name in GROWING]:
         yield f"{', '.join(growing)}: what is collected in RAM during requests is not included"
+    if REPACKING.intersection(names):
+        yield "with or without repacked copies the same is booked: the kernel can drop what they replace of the file"
     if nothing := [name for name in names if name in IRRELEVANT_SWITCHES | IRRELEVANT_VALUES]:
         yield f"no effect on memory: {', '.join(nothing)}"

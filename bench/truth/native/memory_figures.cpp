@@ -1,7 +1,7 @@
 // Prints how many bytes llama.cpp would take on each device, for the arguments of a llama-server. Nothing is allocated.
 //
 // It does with the arguments what llama-server does before it loads (tools/server, b11549), and asks the engine's own
-// accounting, common_get_device_memory_data. One line of JSON, all figures in bytes:
+// accounting, common_get_device_memory_data (with --split-mode tensor: what it reserves; no companions). One line of JSON, all figures in bytes:
 //   {"devices": {"CUDA0": [weights, context, compute], ..., "host": [...]},
 //    "draft": {"CUDA0": [...], ...}, "projector": {"CUDA0": bytes}, "adapters": {"CUDA0": bytes}}
 // A function of a library, called by bench/truth/run.py's child: the engine's library wants a Python around it.
@@ -9,6 +9,8 @@
 #include "common.h"
 #include "fit.h"
 #include "ggml-backend.h"
+#include "llama-ext.h"
+#include "llama-model-loader.h"
 #include "llama.h"
 #include "log.h"
 #include "mtmd.h"
@@ -29,6 +31,41 @@ static measured measure(const std::string & path, const llama_model_params & mod
     measured found;
     found.items = common_get_device_memory_data(path.c_str(), &model, &context, found.devices, found.layers,
                                                 found.trained_context, found.experts, GGML_LOG_LEVEL_ERROR);
+    return found;
+}
+
+// ---- Tensor parallelism: the accounting sees one device, so the model is loaded, onto devices that only reserve ----
+
+size_t stand_in_bytes(int device, enum ggml_backend_buffer_usage usage);
+int stand_in_devices();
+
+// In place of the engine's own: this library is searched first, and there is nothing in the file.
+bool llama_model_loader::load_all_data(ggml_context *, llama_buf_map &, llama_mlocks *, llama_progress_callback, void *) {
+    return true;
+}
+
+struct loaded { std::map<std::string, std::vector<size_t>> devices; };
+
+static loaded measure_loaded(const std::string & path, llama_model_params model_params,
+                             const llama_context_params & context_params) {
+    model_params.load_mode = LLAMA_LOAD_MODE_NONE;  // a mapped tensor gets its buffer in load_all_data
+    llama_model * model = llama_model_load_from_file(path.c_str(), model_params);
+    llama_context * context = model ? llama_init_from_model(model, context_params) : nullptr;
+    if (!context) {
+        throw std::runtime_error(model ? "failed to create llama_context from model" : "failed to load model");
+    }
+    loaded found;
+    for (int i = 0; i < stand_in_devices(); i++) {
+        found.devices["CUDA" + std::to_string(i)] = { stand_in_bytes(i, GGML_BACKEND_BUFFER_USAGE_WEIGHTS),
+                                                      stand_in_bytes(i, GGML_BACKEND_BUFFER_USAGE_ANY),
+                                                      stand_in_bytes(i, GGML_BACKEND_BUFFER_USAGE_COMPUTE) };
+    }
+    auto & host = found.devices["host"] = { 0, 0, 0 };
+    for (const auto & [type, bytes] : llama_get_memory_breakdown(context)) {
+        if (ggml_backend_buft_is_host(type)) {
+            host = { host[0] + bytes.model, host[1] + bytes.context, host[2] + bytes.compute };
+        }
+    }
     return found;
 }
 
@@ -156,6 +193,15 @@ static std::string as_json(const std::map<std::string, size_t> & bytes) {
     return "{" + text + "}";
 }
 
+static std::string as_json(const loaded & found) {
+    std::string text;
+    for (const auto & [name, items] : found.devices) {
+        text += (text.empty() ? "\"" : ", \"") + name + "\": [" + std::to_string(items[0]) + ", " + std::to_string(items[1])
+              + ", " + std::to_string(items[2]) + "]";
+    }
+    return "{" + text + "}";
+}
+
 static std::string figures(common_params & params) {
     auto model = common_model_params_to_llama(params);
     auto context = common_context_params_to_llama(params);
@@ -163,6 +209,9 @@ static std::string figures(common_params & params) {
         common_fit_params(params.model.path.c_str(), &model, &context, params.tensor_split,
                           params.tensor_buft_overrides.data(), params.fit_params_target.data(), params.fit_params_min_ctx,
                           nullptr, GGML_LOG_LEVEL_ERROR);
+    }
+    if (model.split_mode == LLAMA_SPLIT_MODE_TENSOR) {
+        return "\"devices\": " + as_json(measure_loaded(params.model.path, model, context));
     }
     const measured main_model = measure(params.model.path, model, context);
     std::string text = "\"devices\": " + as_json(main_model);

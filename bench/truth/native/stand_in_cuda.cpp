@@ -81,6 +81,7 @@ static bool ggml_backend_buft_is_cuda(ggml_backend_buffer_type_t type);
 struct reserved { void * base; size_t bytes; int device; };
 
 static size_t used_bytes[MOST_DEVICES];
+static std::vector<ggml_backend_buffer_t> live;
 
 static int device_of(ggml_backend_buffer_type_t type) {
     return ((ggml_backend_cuda_buffer_type_context *) type->context)->device;
@@ -89,6 +90,7 @@ static int device_of(ggml_backend_buffer_type_t type) {
 static void buffer_free(ggml_backend_buffer_t buffer) {
     auto * memory = (reserved *) buffer->context;
     munmap(memory->base, memory->bytes);
+    live.erase(std::find(live.begin(), live.end(), buffer));
     used_bytes[memory->device] -= memory->bytes;
     delete memory;
 }
@@ -117,7 +119,17 @@ static ggml_backend_buffer_t type_allocate(ggml_backend_buffer_type_t type, size
         return nullptr;
     }
     used_bytes[device_of(type)] += reserved_bytes;
-    return ggml_backend_buffer_init(type, buffer_interface, new reserved{ base, reserved_bytes, device_of(type) }, bytes);
+    live.push_back(ggml_backend_buffer_init(type, buffer_interface, new reserved{ base, reserved_bytes, device_of(type) }, bytes));
+    return live.back();
+}
+
+// Bytes of the buffers that there are on a device, by what the engine says that they are for.
+size_t stand_in_bytes(int device, enum ggml_backend_buffer_usage usage) {
+    size_t bytes = 0;
+    for (const auto buffer : live) {
+        bytes += device_of(buffer->buft) == device && buffer->usage == usage ? buffer->size : 0;
+    }
+    return bytes;
 }
 
 static size_t type_alignment(ggml_backend_buffer_type_t) { return ALIGNMENT_BYTES; }
@@ -242,6 +254,8 @@ static void add_devices(int count, const std::vector<size_t> & mib) {
                          &devices[index], new ggml_backend_cuda_buffer_type_context{ index, "CUDA" + number } };
     }
 }
+
+int stand_in_devices() { return (int) devices.size(); }
 
 struct registrar {
     registrar() {

@@ -1,0 +1,94 @@
+"""What the engine and the service know about a model, for `estimate` and `plan`: loads remembered, or asked for now."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from app.commands.options import MemoryQuery, read_settings
+from app.entities.launch import LaunchSettings, ModelOptions
+from app.entities.memory import Confidence, Estimate
+from app.entities.model import Model
+from app.entities.placement import PlacementConstraints
+from app.use_cases.estimate.companions import Companions
+from app.use_cases.estimate.estimate import estimate_memory
+from app.use_cases.estimate.projected import Correction, corrected, correction
+from app.use_cases.launch.typed_arguments import TypedArguments
+from app.use_cases.model_shape.shape import ModelShape
+
+if TYPE_CHECKING:
+    from app.use_cases.placement.request import PlacementRequest
+
+ASK_OPTION = click.option(
+    "--ask-engine",
+    is_flag=True,
+    help="Unless the estimate is exact or measured, let the engine check weights and context. Takes seconds.",
+)
+_CERTAIN = (Confidence.EXACT, Confidence.MEASURED)
+
+
+def remembered_request(
+    query: MemoryQuery, shape: ModelShape, options: ModelOptions, companions: Companions, config: Path | None
+) -> PlacementRequest | None:
+    """The request with what loads of this model took; None if the service never loaded it."""
+    from app.use_cases.launch.capabilities import launch_as_started
+    from app.use_cases.model_shape.header_facts import header_facts
+    from workers.past_loads import learned_request
+
+    if query.model is None or query.launch is None:
+        return None
+    launch = launch_as_started(replace(query.launch, options=options), header_facts(shape.hparams.header))
+    return learned_request(read_settings(config), replace(query.model, launch=launch), shape, companions)
+
+
+def checked_estimate(
+    estimate: Estimate,
+    query: MemoryQuery,
+    arguments: TypedArguments,
+    shape: ModelShape,
+    options: ModelOptions,
+    companions: Companions,
+    config: Path | None,
+) -> Estimate:
+    """The estimate, corrected by the engine unless it is certain."""
+    if estimate.confidence in _CERTAIN:
+        return estimate
+    return corrected(estimate, engine_correction(shape, options, query, arguments, companions, config))
+
+
+def corrected_unless_certain(estimate: Estimate, by: Correction) -> Estimate:
+    return estimate if estimate.confidence in _CERTAIN else corrected(estimate, by)
+
+
+def engine_correction(
+    shape: ModelShape,
+    options: ModelOptions,
+    query: MemoryQuery,
+    arguments: TypedArguments,
+    companions: Companions,
+    config: Path | None,
+) -> Correction:
+    """What the engine says of this start on the CPU; why it cannot tell is its text."""
+    from workers.builders import build_engine
+    from workers.engine.projection import NotProjected, project_on_cpu
+
+    settings = read_settings(config)
+    engine = build_engine(settings)
+    if engine.facts is None:
+        return Correction(problem=f"no engine can be asked: {engine.problem}")
+    try:
+        projected = project_on_cpu(_model_to_start(query, arguments, options), engine.facts, settings.engine.env)
+    except NotProjected as error:
+        return Correction(problem=f"the engine did not answer: {error}")
+    on_cpu = replace(options, devices=0, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
+    return correction(estimate_memory(shape, on_cpu, companions=companions), projected)
+
+
+def _model_to_start(query: MemoryQuery, arguments: TypedArguments, options: ModelOptions) -> Model:
+    launch = replace(query.launch or LaunchSettings(args=arguments.words), options=options)
+    size = os.path.getsize(query.path)
+    return Model(os.path.basename(query.path), query.path, size, 0, launch, constraints=PlacementConstraints())
