@@ -60,6 +60,10 @@ WITHOUT_CACHE = frozenset(
     }
 )
 
+# Attention that reads no cache: llama-embed has one all the same, and the output matrix that its graph does not use
+# (src/models/llama.cpp, graph<true>).
+ATTENDS_TO_BATCH = WITHOUT_CACHE | {"llama-embed"}
+
 # These attend to the tokens that follow, whatever `attention.causal` says.
 NOT_CAUSAL = frozenset({"dream", "gemma-embedding", "gemma-embedding2", "llada", "llada-moe", "rnd1"})
 
@@ -73,8 +77,11 @@ STATE_WITHOUT_KV_HEADS = frozenset(
         *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2"),
     }
 )
-# ... or all but every fourth, or every n-th as the file says ...
-STATE_BY_INTERVAL = frozenset({"minimax-01", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"})
+# ... or all but every n-th as the file says, or this one ...
+STATE_BY_INTERVAL: Mapping[str, int] = {
+    **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next", "qwen4exp"), 4),
+    "minimax-01": 8,
+}
 # ... or both in every layer.
 STATE_AND_KV = frozenset({"falcon-h1"})
 
@@ -95,3 +102,5 @@ GEMMA3N_KV_LAYERS = 20
 WITHOUT_OUTPUT = frozenset(
     {"bert", "eurobert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert"}
 )
+# Of these without an output matrix, the embedding is used from where it is (src/models/bitnet.cpp, b11549).
+WITH_OUTPUT_IN_RAM = frozenset({"bitnet"})

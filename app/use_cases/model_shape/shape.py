@@ -23,7 +23,7 @@ PADDED_ROW = 512  # values; CUDA pads the last row of quantized tensors (ggml-cu
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
 UNQUANTIZED = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
 
-BLOCK = re.compile(r"blk\.([0-9]{1,6})\.")
+BLOCK = re.compile(r"(?:enc\.|dec\.)?blk\.([0-9]{1,6})\.")  # T5 has encoder and decoder blocks
 _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.cpp, --cpu-moe
 _INPUTS = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
 _PER_DEVICE = ("rope_freqs.", "rope_factors_")  # created with every layer, once per device (TENSOR_DUPLICATED)
@@ -161,7 +161,8 @@ def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
     per_device = [tensor for tensor in tensors if tensor.name.startswith(_PER_DEVICE)]
     first = [tensor for tensor in tensors if tensor.name.startswith(_FIRST_LAYER)]
     output = [tensor for tensor in tensors if not tensor.name.startswith((*_INPUTS, *_PER_DEVICE, *_FIRST_LAYER))]
-    is_tied = all(tensor.name != "output.weight" for tensor in tensors) and hp.architecture not in arch.WITHOUT_OUTPUT
+    has_none = hp.architecture in arch.WITHOUT_OUTPUT | arch.WITH_OUTPUT_IN_RAM
+    is_tied = all(tensor.name != "output.weight" for tensor in tensors) and not has_none
     # The embedding is held a second time as the output matrix on a GPU; in RAM it is shared.
     tied = [tensor for tensor in inputs if is_tied and tensor.name == "token_embd.weight"]
     return {
