@@ -32,7 +32,7 @@ def peak_bytes(
 ) -> int:
     """Peak bytes on a device with these layers, without masks; `has_inputs`: including the graph's inputs."""
     graph = shape.graph
-    if graph.architecture in arch.WITHOUT_CACHE:
+    if graph.architecture in arch.ATTENDS_TO_BATCH:
         return encoder(w, flash)
     # The last layer computes its feed-forward network only for the requested tokens: one per slot.
     is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
@@ -94,7 +94,7 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
 
 def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
     bytes_each = 2 if flash else 4
-    if shape.graph.architecture in arch.WITHOUT_CACHE:
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
@@ -108,5 +108,7 @@ def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies
     """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
     from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
     stage, and normalized."""
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH and options.task is not Task.COMPLETION:
+        return (copies + 2) * w.e  # only a norm, of all tokens
     rows = min(w.tokens, output_tokens(options, w))
     return 4 * rows * (shape.graph.vocab + (copies + 1) * shape.graph.embd)

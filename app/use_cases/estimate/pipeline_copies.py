@@ -20,7 +20,13 @@ _WITHOUT_FIRST_NORM = ("olmo2",)  # no norm before attention: only the residual 
 _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 
 # Encoders copy sums and norms of their own: E on the first device, and on every other.
-_ENCODERS = {"bert": (8, 4), "nomic-bert": (11, 1), "jina-bert-v3": (11.5, 2.5), "gemma-embedding": (11, 6.3)}
+_ENCODERS = {
+    "bert": (8, 4),
+    "nomic-bert": (11, 1),
+    "jina-bert-v3": (11.5, 2.5),
+    "gemma-embedding": (11, 6.3),
+    "eurobert": (11.5, 6.5),
+}
 
 
 def inter_gpu_copy_bytes(
@@ -28,7 +34,7 @@ def inter_gpu_copy_bytes(
 ) -> int:
     """Bytes of all copies on device `index` of `used`, without masks."""
     e = 4 * tokens * shape.graph.embd
-    if shape.graph.architecture in arch.WITHOUT_CACHE:
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         first, other = _ENCODERS.get(shape.graph.architecture, (11.5, 6))
         return round((other if index else first) * e)
     per_residual = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7

@@ -60,6 +60,10 @@ WITHOUT_CACHE = frozenset(
     }
 )
 
+# Attention that reads no cache: llama-embed has one all the same, and the output matrix that its graph does not use
+# (src/models/llama.cpp, graph<true>).
+ATTENDS_TO_BATCH = WITHOUT_CACHE | {"llama-embed"}
+
 # These attend to the tokens that follow, whatever `attention.causal` says.
 NOT_CAUSAL = frozenset({"dream", "gemma-embedding", "gemma-embedding2", "llada", "llada-moe", "rnd1"})
 

@@ -42,6 +42,7 @@ class GraphShape:
     dt: int
     state_bytes: int  # recurrent state of one sequence in a layer, without the convolution's
     per_layer: int  # per-layer embeddings of all layers together (gemma3n, gemma4)
+    has_output_norm: bool
     has_flash_attention: bool  # CUDA's flash attention supports the heads of every layer
 
 
@@ -75,6 +76,7 @@ def graph_shape(hp: Hparams) -> GraphShape:
         dt=hp.integer("ssm.time_step_rank"),
         state_bytes=4 * hp.ssm_state,
         per_layer=hp.integer("embedding_length_per_layer_input") * hp.n_layer,
+        has_output_norm=any(tensor.name == "output_norm.weight" for tensor in hp.header.tensors),
         has_flash_attention=all(_has_kernel(hp, il) for il in hp.layers if hp.has_kv[il] or not any(hp.has_kv)),
     )
 
