@@ -105,6 +105,7 @@ def _context(shape: ModelShape, options: ModelOptions, cells: CacheCells, start:
         total += _padding(options.cache_type_v, between(cache.v_padding, start, stop))
     indexer = between(shape.indexer_width, start, stop)
     total += cells.streams * cells.base * row_bytes(indexer, options.cache_type_k)
+    total += cells.streams * cells.base * row_bytes(between(shape.indexer_v_width, start, stop), options.cache_type_v)
     return total + max(1, options.parallel) * _states(options) * between(shape.state_bytes, start, stop)
 
 
