@@ -49,7 +49,10 @@ WINDOWS: Mapping[str, SlidingWindow] = {
 LISTED_WINDOWS = frozenset({"dots3note", "gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"})
 
 # All attention layers of these use the window, if there is one.
-ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
+ALL_WINDOWED = frozenset({"deepseek4", "lfm2", "lfm2moe"})
+
+# Beside the window they keep compressed keys of all tokens, and no values.
+WITH_COMPRESSED_CACHES = frozenset({"deepseek4"})
 
 # No memory between requests: encoders and diffusion models.
 WITHOUT_CACHE = frozenset(
