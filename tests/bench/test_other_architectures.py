@@ -15,8 +15,6 @@ from bench.vram_truth import FITTED, LATER, OTHER_ARCHITECTURES, rows
 
 ROUNDED = 0.002  # the truth is printed to a thousandth of a MiB, which is a share of little
 MADE_FOR_OTHERS = {"wavtokenizer-dec"}  # its blocks have names of their own, and it is no language model
-# Caches of index keys, or of compressed keys and values, beside the usual one.
-WITH_OTHER_CACHES = {"deepseek4", "dots3note", "glm-dsa", "glm5-next", "hy_v4", "minimax-m3", "qwen4exp"}
 
 _NAMES = """
 import ctypes, sys
@@ -69,8 +67,8 @@ def test_weights_are_right_whatever_the_architecture(worst: dict[tuple[str, str]
 
 
 def test_context_is_right_whatever_the_architecture(worst: dict[tuple[str, str], float]):
-    off = {name for (name, item), error in worst.items() if item == "context" and error > ROUNDED}
-    assert off <= WITH_OTHER_CACHES
+    """qwen4exp lacked the index keys of its layers that pool them, 19 % of its context."""
+    assert not {name for (name, item), error in worst.items() if item == "context" and error > ROUNDED}
 
 
 # T5's attention adds a bias of its own size to the scores; the others: bench.truth check says by how much.

@@ -1,15 +1,16 @@
 """Sparse attention's indexer: the layers that keep index keys beside their KV cache, and how wide these are.
 
 Checked against llama.cpp b11549: llama_model::create_memory in src/llama-model.cpp (filter_lid, filter_idx), and
-load_arch_hparams of src/models/glm-dsa.cpp, hy-v4.cpp, dots3note.cpp, glm5-next.cpp and minimax-m3.cpp.
+load_arch_hparams of src/models/glm-dsa.cpp, hy-v4.cpp, dots3note.cpp, glm5-next.cpp, minimax-m3.cpp and qwen4exp.cpp.
 """
 
 from __future__ import annotations
 
 from app.use_cases.model_shape.hparams import Hparams
 
-WITH_INDEXER = frozenset({"deepseek32", "glm-dsa", "hy_v4", "dots3note", "glm5-next", "minimax-m3"})
-_POOLED_ROW = 3  # keys kept of a pool of several (indexer_kpool_row)
+WITH_INDEXER = frozenset({"deepseek32", "glm-dsa", "hy_v4", "dots3note", "glm5-next", "minimax-m3", "qwen4exp"})
+_POOLED_ROW = 3  # keys kept of a pool of several (indexer_kpool_row) ...
+_QWEN4EXP_ROW = 2  # ... and in qwen4exp, whose layers with a compress ratio pool keys: the key itself and its pool's
 
 
 def indexer_widths(hp: Hparams) -> list[tuple[int, int]]:
@@ -19,7 +20,10 @@ def indexer_widths(hp: Hparams) -> list[tuple[int, int]]:
         return [(0, 0)] * hp.n_layer_all
     if hp.integer("attention.indexer.kpool"):
         key *= _POOLED_ROW
-    value = 0 if hp.is_mla else hp.v_head()  # the indexer of minimax-m3 has a cache of the usual kind, of one head
+    keeps_keys_alone = hp.is_mla or hp.architecture == "qwen4exp"
+    if hp.architecture == "qwen4exp":
+        key *= _QWEN4EXP_ROW
+    value = 0 if keeps_keys_alone else hp.v_head()  # minimax-m3's indexer has a cache of the usual kind, of one head
     own = [has_kv and not windowed for has_kv, windowed in zip(hp.has_kv, hp.is_windowed, strict=True)]
     return [(key, value) if own[il] and _has_indexer(hp, il) else (0, 0) for il in hp.layers]
 
@@ -28,6 +32,8 @@ def _has_indexer(hp: Hparams, il: int) -> bool:
     """Whether the layer has one of its own; the others take over what the one before them selected."""
     if hp.architecture == "minimax-m3":
         return il >= hp.integer("leading_dense_block_count")
+    if hp.architecture == "qwen4exp":
+        return hp.per_layer("attention.compress_ratios")[il] > 0
     listed = hp.value("attention.indexer.types")
     if isinstance(listed, tuple):
         return il < len(listed) and bool(listed[il])
