@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.truth.architectures import architectures_in, list_changes
+from bench.truth.asked import compact, mixed
 from bench.truth.changes import change_lines, sample
 from bench.truth.cuda_functions import cuda_functions
 from bench.truth.draw import drawn_starts, is_model
@@ -91,3 +92,19 @@ def test_the_architectures_are_those_of_the_table_in_the_source(tmp_path: Path):
 def test_a_source_whose_functions_have_other_names_is_refused_by_name(tmp_path: Path):
     with pytest.raises(CannotContinue, match=r"topk-moe\.cuh .* begins with 'struct ggml_cuda_topk_moe_args'"):
         cuda_functions(tmp_path)
+
+
+def test_a_header_has_equal_tensors_of_several_blocks_once():
+    asked = [("token_embd.weight", (512, 99)), *((f"blk.{il}.attn_k.weight", (512, 64)) for il in (0, 1, 2, 5))]
+    asked += [("enc.blk.0.ffn_norm.weight", (512,)), ("output.weight", (500, 99))]
+    assert compact(mixed(asked)) == [
+        ["token_embd.weight", [512, 99], "Q4_K"],
+        ["blk.{}.attn_k.weight", [512, 64], "Q4_K", "0-2,5"],
+        ["enc.blk.{}.ffn_norm.weight", [512], "F32", "0"],
+        ["output.weight", [500, 99], "F16"],
+    ]
+
+
+def test_half_of_the_finer_tensors_have_more_bits_and_short_rows_smaller_blocks():
+    asked = [(f"blk.{il}.attn_v.weight", (320, 64)) for il in range(2)]
+    assert [type_ for _, _, type_ in mixed(asked)] == ["Q5_0", "Q8_0"]
