@@ -134,7 +134,7 @@ EXPERTS: Mapping[str, Rule] = {
     **dict.fromkeys(("olmoe", "granitemoe", "minimax-m2", "phimoe", "dbrx", "kimi-linear", "mimo2"), _experts),
     **dict.fromkeys(("qwen3moe", "gpt-oss", "llama"), lambda w: _experts(w, 5)),
     **dict.fromkeys(("glm4moe", "granitehybrid", "llama4"), _fused),
-    **dict.fromkeys(("hunyuan-moe", "deepseek", "deepseek2"), lambda w: _experts(w, 6)),
+    **dict.fromkeys(("hunyuan-moe", "deepseek", "deepseek2", "deepseek2-ocr"), lambda w: _experts(w, 6)),
     **dict.fromkeys(("qwen2moe", "nemotron_h_moe"), _with_shared_expert),
     **dict.fromkeys(("bailingmoe2", "gemma4"), _grouped),
     **dict.fromkeys(("qwen35moe", "smallthinker", "qwen3next"), lambda w: _grouped(w, 5)),
@@ -150,6 +150,7 @@ OTHER_GRAPHS: Mapping[str, Rule] = {
     "gemma3n": _per_layer_embeddings,
     "gemma4": _two_per_layer_embeddings,
     **dict.fromkeys(("deepseek32", "glm-dsa"), lambda w: 1310720 * w.tokens),
+    "arwkv7": lambda w: 2 * w.ff + 16 * w.e + w.slots * w.shape.state_bytes,
     "jamba": lambda w: _mamba(w) + 2 * w.e,
     "mamba": _mamba,
     "qwen3vl": _deepstack,
@@ -176,4 +177,5 @@ def encoder(w: Work, flash: bool) -> int:
         network = w.expert_ff + w.expert_e + 4 * w.e
     else:
         network = (3 if w.shape.is_gated else 1) * w.ff + with_flash * w.e
+    network += w.width(w.shape.per_layer)
     return network if flash else max(network, w.width(w.shape.heads * w.tokens) + without * w.e)

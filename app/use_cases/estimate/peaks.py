@@ -15,7 +15,7 @@ from app.use_cases.estimate.graph_rules import (
     experts,
     padded_input_bytes,
 )
-from app.use_cases.estimate.kv_cache import CacheCells, is_quantized, tokens_at_once
+from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -39,7 +39,7 @@ def peak_bytes(
 ) -> int:
     """Peak bytes on a device with these layers, without masks; `has_inputs`: including the graph's inputs."""
     graph = shape.graph
-    if graph.architecture in arch.WITHOUT_CACHE:
+    if graph.architecture in arch.ATTENDS_TO_BATCH:
         return encoder(w, flash)
     # The last layer computes its feed-forward network only for the requested tokens: one per slot.
     is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
@@ -78,7 +78,7 @@ def attention_bytes(
         # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
         transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
         return scores + transposed
-    if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
+    if not options.devices or is_plain(options) or not graph.has_flash_attention:
         return 0
     # CUDA's flash attention reads f16: one layer's whole K, V or both are converted (fattn.cu, ..._get_alloc_size).
     base = cells.base * _converted(shape.widest_base, options) if has_base else 0
@@ -101,13 +101,9 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
     return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
 
 
-def _is_quantized(options: ModelOptions) -> bool:
-    return options.cache_type_k != "f16" or options.cache_type_v != "f16"
-
-
 def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
     bytes_each = 2 if flash else 4
-    if shape.graph.architecture in arch.WITHOUT_CACHE:
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
@@ -121,5 +117,7 @@ def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies
     """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
     from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
     stage, and normalized."""
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH and options.task is not Task.COMPLETION:
+        return (copies + 2) * w.e  # only a norm, of all tokens
     rows = min(w.tokens, output_tokens(options, w))
     return 4 * rows * (shape.graph.vocab + (copies + 1) * shape.graph.embd)
