@@ -54,6 +54,11 @@ def test_a_change_is_that_of_the_device_and_row_where_it_is_largest():
     ]
 
 
+def test_the_only_device_of_a_start_is_compared_whatever_its_number():
+    second = Figures({"CUDA1": PLAIN.devices["CUDA0"], "host": PLAIN.devices["host"]})
+    assert not list(change_lines([("smollm3", PLAIN, second)], "11549"))
+
+
 def test_what_the_table_rounds_away_is_no_change():
     close = Figures({"CUDA0": (100.04, 20.0, 10.004), "host": (5.0, 0.0, 1.0)})
     assert not list(change_lines([("llama", PLAIN, close)], "11549"))
