@@ -119,7 +119,7 @@ def main() -> None:
     figures["speed"] = speed()
     write(figures, peers)
     if figures["smallest booked, percent"] < -100 * WITHIN:
-        sys.exit("Margins in app/use_cases/estimate/families.py are too small.")
+        sys.exit("Margins are too small: python -m bench.margins")
 
 
 def groups(measured: list[Measured]) -> dict[str, list[float]]:

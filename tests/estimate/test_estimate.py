@@ -39,8 +39,20 @@ def test_totals_stay_within_the_recorded_errors(device_errors: list[dict[str, fl
     assert totals[int(0.9 * len(totals))] <= 0.01
 
 
-def test_no_booking_is_too_small_by_more_than_two_percent(device_errors: list[dict[str, float]]):
-    assert min(each["booked"] for each in device_errors) >= -0.0205
+def test_no_booking_is_too_small(device_errors: list[dict[str, float]]):
+    """Run `python -m bench.margins` after a rule was changed or rows were added."""
+    assert min(each["booked"] for each in device_errors) >= 0
+
+
+def test_what_was_never_measured_has_low_confidence_there_and_a_margin():
+    rwkv = shape_of("rwkv7-2.9b", "Q4_K_M")
+    measured = estimate_memory(rwkv, ModelOptions(ctx_size=8192))
+    assert (measured.confidence, measured.notes) != (Confidence.LOW, ())
+    estimate = estimate_memory(rwkv, ModelOptions(ctx_size=8192, task=Task.EMBEDDING))
+    assert estimate.confidence is Confidence.LOW
+    assert estimate.notes == ("architecture 'rwkv7' has not been measured for embeddings",)
+    first = estimate.devices[0]
+    assert first.margin_bytes >= 0.1 * (first.weights_bytes + first.context_bytes + first.compute_bytes)
 
 
 @pytest.mark.parametrize(("name", "share"), [("truth", 0.99), ("truth2", 0.97), ("held_out", 0.97)])
@@ -210,3 +222,12 @@ def test_compute_buffers_on_the_cpu_match_real_loads(model: str, options: ModelO
     on_cpu = replace(options, devices=0, n_gpu_layers=0)
     host = estimate_memory(shape_of(model, "Q4_K_M"), on_cpu).host
     assert host.compute_bytes / 1024**2 == pytest.approx(mib, abs=0.1)
+
+
+def test_tensors_split_over_two_gpus_are_as_llama_cpp_reserves_them():
+    """gemma-3-12b Q4_K_M, -c 16384 -sm tensor: the output matrix, which is the embedding, is on both GPUs."""
+    shape = model_shape(header("gemma-3-12b", "Q4_K_M"))
+    options = ModelOptions(ctx_size=16384, devices=2, split_mode="tensor", tensor_split=(3.0, 1.0), flash_attn="on")
+    for device, truth_mib in zip(estimate_memory(shape, options, 0).devices, (7403.5, 3088.6), strict=True):
+        assert abs(device.total_bytes / 1024**2 - truth_mib) < 0.01 * truth_mib
+        assert device.booked_bytes > truth_mib * 1024**2

@@ -160,3 +160,20 @@ def test_a_cache_in_ram_is_copied_and_converted_for_the_first_gpu():
     found = estimate_memory(small_model("llama", 4), replace(options, n_gpu_layers=0)).devices[0]
     layer, mask = 2 * 32768 * 2 * KV_HEADS * HEAD, 32768 * 128 * 2
     assert found.compute_bytes == layer + layer + 6 * 128 * 4 * EMBD + mask
+
+
+def test_llama_embed_has_a_cache_and_an_output_matrix_that_its_graph_does_not_use():
+    """llama.cpp, src/models/llama.cpp: graph<true> attends to the batch and ends with the embeddings."""
+    options = ModelOptions(ctx_size=8192, parallel=1, ubatch_size=2048, task=Task.EMBEDDING)
+    found = estimate_memory(small_model("llama-embed", 4, attention__causal=False), options).devices[0]
+    assert found.context_bytes == 4 * 8192 * 2 * (KV_HEADS * HEAD) * 2
+    assert found.compute_bytes == 2048 * 4 * (3 * FF + 4 * EMBD) + 2048 * 2048 * 2
+
+
+def test_a_quantized_v_cache_keeps_flash_attention():
+    """llama.cpp, src/llama-context.cpp: "quantized V cache was requested, but this requires Flash Attention"."""
+    values = {"attention__head_count_kv": (2, 0, 2, 0), "shortconv__l_cache": 3}
+    options = ModelOptions(ctx_size=32768, parallel=1, n_gpu_layers=2, cache_type_k="q8_0", cache_type_v="q8_0")
+    found = estimate_memory(small_model("lfm2", 4, **values), options).devices[0]
+    scores = 512 * 4 * HEADS * 32768  # half a gigabyte without
+    assert found.compute_bytes < scores / 4

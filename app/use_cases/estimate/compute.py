@@ -39,7 +39,7 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
     The first device computes even without layers: weights in RAM are copied to it (op_offload.py).
     """
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
-    if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT:
+    if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
         used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output: nothing to compute
     sizes = iter(_device_bytes(shape, options, ranges, used))
     if not options.devices:
@@ -72,9 +72,10 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     flash = uses_flash_attention(shape, options)
     if is_pipelined(shape, options):
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
-    is_encoder = shape.graph.architecture in arch.WITHOUT_CACHE
+    is_encoder = shape.graph.architecture in arch.ATTENDS_TO_BATCH
     first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
-    flash = flash or (is_encoder and options.devices > 0 and not any(ranges))  # else attention is computed on the CPU
+    is_copying = is_encoder and options.devices > 0 and not any(ranges) and options.flash_attn != "off"
+    flash = flash or is_copying  # else attention is computed on the CPU
     flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
     moved = moved_tensors(shape, options, ranges)
     totals = []
@@ -135,7 +136,7 @@ def _sequential_peak(
 def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """One embedding of all tokens, and the requested logits (with GPUs these are in pinned RAM)."""
     w = graph_work(shape, options, cache_cells(shape, options))
-    has_logits = shape.graph.architecture not in arch.WITHOUT_CACHE
+    has_logits = shape.graph.architecture not in arch.ATTENDS_TO_BATCH
     return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, output_tokens(options, w))
 
 
@@ -160,9 +161,9 @@ def host_compute_bytes(shape: ModelShape, options: ModelOptions) -> int:
     w = graph_work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
     mask = mask_bytes(shape, w, cells, uses_flash_attention(shape, options), everywhere)
-    deepstack = 3 * shape.graph.deepstack * w.e  # the image features for the first layers
+    deepstack = 2 * shape.graph.deepstack * w.e  # the image features for the first layers
     if is_pipelined(shape, options):
-        return MAX_COPIES * mask + 10 * w.e + 3 * deepstack
+        return MAX_COPIES * mask + 10 * w.e + 4 * deepstack
     return mask + 4 * w.e + deepstack
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions, Task
 from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.use_cases.estimate import families
 from app.use_cases.estimate.companions import (
     NO_COMPANIONS,
     Companions,
@@ -23,7 +24,6 @@ from app.use_cases.estimate.companions import (
     projector_needs,
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes, uncertain_bytes
-from app.use_cases.estimate.families import EXACT, MEASURED_CACHES, UNKNOWN_MARGIN, Offload, is_known, margin
 from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.estimate.shared_tensors import divided_estimate, is_shared, on_one_gpu
@@ -70,7 +70,8 @@ def estimate_memory(
 ) -> Estimate:
     """What a llama-server for this model needs with these options, in bytes per device and in RAM. Never raises."""
     if is_shared(options):
-        return divided_estimate(estimate_memory(shape, on_one_gpu(options), gpu_overhead_bytes, companions), options)
+        whole = estimate_memory(shape, on_one_gpu(options), gpu_overhead_bytes, companions)
+        return divided_estimate(whole, options, shape.output_bytes if shape.has_tied_output else 0)
     ranges = device_layers(shape.hparams, options)
     needs = [_model_needs(shape, options, ranges)]
     if options.speculation == DRAFTS_ITSELF:
@@ -129,14 +130,17 @@ def _assembled(
     host: DeviceMemory,
 ) -> Estimate:
     """The estimate with its margin, confidence and notes."""
-    share = margin(shape.hparams.architecture, _offload(shape, options))
+    has_companions = companions != NO_COMPANIONS or options.speculation != "none"
+    total_share, compute_share = families.margin_shares(
+        shape.hparams.architecture, _kinds(shape, options), has_companions
+    )
     unmeasured = tuple(_unmeasured(shape, options, companions))
     if unmeasured:
-        share = max(share, UNKNOWN_MARGIN)
+        total_share = max(total_share, families.UNKNOWN_MARGIN)
     notes = (*unmeasured, *_file_problems(shape))
     return Estimate(
-        tuple(_booked(each, overhead_bytes, share) for each in devices),
-        _booked(host, 0, share) if not devices else host,
+        tuple(_booked(each, overhead_bytes, total_share, compute_share) for each in devices),
+        _booked(host, 0, total_share, compute_share) if not devices else host,
         Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, companions) else Confidence.MODELLED,
         notes,
     )
@@ -156,11 +160,15 @@ def _file_problems(shape: ModelShape) -> Iterator[str]:
 def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions) -> Iterator[str]:
     """Parts that have not been compared with llama.cpp's own figures."""
     for each in (shape, companions.draft):
-        if each and not is_known(each.hparams.architecture):
+        if each and not families.is_known(each.hparams.architecture):
             yield f"architecture {each.hparams.architecture!r} has not been measured"
+    family = shape.hparams.architecture
+    if families.is_known(family):
+        for kind in families.unmeasured(family, _kinds(shape, options)):
+            yield f"architecture {family!r} has not been measured {families.NAMES[kind]}"
     if companions.projector and companions.projector.kind not in MEASURED_PROJECTORS:
         yield f"projectors of type {companions.projector.kind!r} have not been measured"
-    if (options.cache_type_k, options.cache_type_v) not in MEASURED_CACHES:
+    if (options.cache_type_k, options.cache_type_v) not in families.MEASURED_CACHES:
         # CUDA's flash attention has no kernel for some of them; the attention scores are then materialized.
         yield f"a KV cache of types {options.cache_type_k} and {options.cache_type_v} has not been measured"
     for option in options.unmeasured:
@@ -171,23 +179,19 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions
 
 def _is_exact(shape: ModelShape, options: ModelOptions, companions: Companions) -> bool:
     """Whether every item is arithmetic that matched all measurements."""
-    if shape.hparams.architecture not in EXACT or _offload(shape, options) is not Offload.ONE_GPU:
+    if not families.is_exact(shape.hparams.architecture, _kinds(shape, options)):
         return False
     plain = (Task.COMPLETION, "none", (), 0, True, NO_COMPANIONS)
     actual = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, companions)
     return actual == plain and options.flash_attn != "off" and options.ubatch_tokens <= options.batch_tokens
 
 
-def _offload(shape: ModelShape, options: ModelOptions) -> Offload:
-    if not options.devices:
-        return Offload.CPU
-    if options.n_gpu_layers <= shape.hparams.n_layer_all:
-        return Offload.PARTIAL
-    is_split = options.devices > 1 and options.split_mode != "none"
-    return Offload.SEVERAL_GPUS if is_split else Offload.ONE_GPU
+def _kinds(shape: ModelShape, options: ModelOptions) -> tuple[families.StartKind, ...]:
+    return families.kinds(options, shape.hparams.n_layer_all)
 
 
-def _booked(memory: DeviceMemory, overhead_bytes: int, share: float) -> DeviceMemory:
+def _booked(memory: DeviceMemory, overhead_bytes: int, total_share: float, compute_share: float) -> DeviceMemory:
     weights_bytes, context_bytes, compute_bytes_ = memory.weights_bytes, memory.context_bytes, memory.compute_bytes
-    margin_bytes = round(share * (weights_bytes + context_bytes + compute_bytes_))
+    total = weights_bytes + context_bytes + compute_bytes_
+    margin_bytes = round(total_share * total + compute_share * compute_bytes_)
     return DeviceMemory(weights_bytes, context_bytes, compute_bytes_, overhead_bytes, margin_bytes)

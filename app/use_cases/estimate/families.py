@@ -1,83 +1,141 @@
-"""Families: which architectures have been compared with llama.cpp's own figures, and which need a margin."""
+"""Families: how well the estimate of an architecture agreed with llama.cpp's own figures, by kind of start.
+
+The figures are in margin_table.py, written by `python -m bench.margins` from all measured rows. What was never measured
+under a kind of start has low confidence there.
+"""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from app.entities.launch import ModelOptions, Task
+from app.use_cases.estimate.kv_cache import is_plain
+from app.use_cases.estimate.margin_table import TABLE
 
 
-class Offload(enum.Enum):
-    """Where the layers are placed."""
+class StartKind(enum.StrEnum):
+    """What a start has in common with others whose estimates are off for the same reasons."""
 
-    ONE_GPU = enum.auto()
-    SEVERAL_GPUS = enum.auto()
-    PARTIAL = enum.auto()  # some in RAM
-    CPU = enum.auto()
+    ONE_GPU = "one"
+    ONE_QUANTIZED = "one-q"  # one GPU, with a KV cache that flash attention has to convert
+    SEVERAL_GPUS = "several"
+    PARTIAL = "partial"  # layers in RAM
+    IN_RAM = "ram"  # experts or other tensors in RAM
+    CACHE_IN_RAM = "nkvo"
+    QUANTIZED = "q"  # in any other place
+    NO_FLASH_ATTENTION = "nofa"
+    EMBEDDING = "emb"
 
 
-MEASURED = frozenset(
-    {
-        *("llama", "qwen2", "qwen3", "qwen3moe", "gemma2", "gemma3", "gemma3n", "gpt-oss", "deepseek2", "phi3"),
-        *("falcon-h1", "granitehybrid", "qwen3next", "mamba2", "llama4", "glm4moe", "qwen35", "qwen35moe", "qwen3vl"),
-        *("qwen3vlmoe", "qwen2vl", "qwen2moe", "olmo2", "smollm3", "exaone4", "hunyuan-dense", "hunyuan-moe"),
-        *("ernie4_5", "ernie4_5-moe", "granite", "nemotron_h", "lfm2", "lfm2moe", "jamba", "mamba", "rwkv7"),
-        *("minimax-m2", "kimi-linear", "deepseek32", "glm4", "chatglm", "starcoder2", "dbrx", "command-r", "gemma4"),
-        *("seed_oss", "apertus", "stablelm", "bailingmoe2", "arcee", "smallthinker", "falcon", "deepseek", "bert"),
-        *("nomic-bert", "jina-bert-v3", "modern-bert", "gemma-embedding", "cohere2"),
-    }
-)
-
-# Every row with one GPU matched within 0.05 %, with any context, slots and ubatch.
-EXACT = frozenset(
-    {
-        *(
-            "apertus",
-            "arcee",
-            "dbrx",
-            "glm4",
-            "gpt-oss",
-            "granite",
-            "hunyuan-dense",
-            "jamba",
-            "llama",
-            "lfm2",
-            "lfm2moe",
-        ),
-        *("llama4", "minimax-m2", "qwen2", "qwen2vl", "qwen3next", "starcoder2"),
-    }
-)
-
-MEASURED_CACHES = frozenset({("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")})  # types of K and V
-
-# Booked on top, as a share of the items: alignment between the copies of several GPUs, and the gaps ggml-alloc uses for
-# tensors copied in from RAM, differ from model to model.
-USUAL_MARGINS: Mapping[Offload, float] = {Offload.SEVERAL_GPUS: 0.01, Offload.PARTIAL: 0.02}
-
-# Larger margins where the rules fall short of a measured row by more than 2 % (bench/estimate.py lists the rows).
-MARGINS: Mapping[tuple[str, Offload], float] = {
-    ("bert", Offload.SEVERAL_GPUS): 0.28,
-    ("cohere2", Offload.SEVERAL_GPUS): 0.03,
-    ("deepseek", Offload.PARTIAL): 0.04,
-    ("falcon-h1", Offload.ONE_GPU): 0.01,
-    ("gemma3", Offload.PARTIAL): 0.05,
-    ("gemma3n", Offload.SEVERAL_GPUS): 0.02,
-    ("gemma4", Offload.SEVERAL_GPUS): 0.05,
-    ("lfm2", Offload.PARTIAL): 0.06,
-    ("lfm2", Offload.SEVERAL_GPUS): 0.03,
-    ("nemotron_h", Offload.SEVERAL_GPUS): 0.10,
-    ("olmo2", Offload.SEVERAL_GPUS): 0.02,
-    ("stablelm", Offload.PARTIAL): 0.04,
-    ("stablelm", Offload.SEVERAL_GPUS): 0.18,
+NAMES: Mapping[StartKind, str] = {
+    StartKind.ONE_GPU: "on one GPU",
+    StartKind.ONE_QUANTIZED: "with a quantized KV cache",
+    StartKind.SEVERAL_GPUS: "on several GPUs",
+    StartKind.PARTIAL: "with layers in RAM",
+    StartKind.IN_RAM: "with tensors in RAM",
+    StartKind.CACHE_IN_RAM: "with the KV cache in RAM",
+    StartKind.QUANTIZED: "with a quantized KV cache on several GPUs or with parts in RAM",
+    StartKind.NO_FLASH_ATTENTION: "without flash attention",
+    StartKind.EMBEDDING: "for embeddings",
 }
-UNKNOWN_MARGIN = 0.10  # of an architecture that has not been measured
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The result of comparing a family's estimates with the rows of a kind."""
+
+    rows: int  # one per device
+    error: float  # of the row that is most off, as a share of the total
+    total_share: float  # to be booked on top: of the total ...
+    compute_share: float  # ... and of the compute buffer
+
+
+# Booked at least: alignment, and the gaps ggml-alloc uses for what is copied in, differ from model to model.
+USUAL_SHARES: Mapping[StartKind, float] = {
+    StartKind.SEVERAL_GPUS: 0.01,
+    StartKind.PARTIAL: 0.02,
+    StartKind.QUANTIZED: 0.01,
+    StartKind.CACHE_IN_RAM: 0.01,
+}
+ANY_FAMILY, WITH_COMPANIONS = "*", "+"  # lines of the table that are not of an architecture
+UNKNOWN_MARGIN = 0.10  # of the total, of an architecture that has not been measured under a kind
+EXACT_ERROR, EXACT_ROWS = 0.0005, 3
+
+# Types of K and V. CUDA's flash attention has no kernel for some of the others.
+MEASURED_CACHES = frozenset({("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")})
+
+
+def kinds(options: ModelOptions, n_layer_all: int) -> tuple[StartKind, ...]:
+    """The kinds a start belongs to, the one that describes it best last; none on the CPU."""
+    if not options.devices:
+        return ()
+    if options.task is not Task.COMPLETION:
+        return (StartKind.EMBEDDING,)
+    place = _place(options, n_layer_all)
+    quantized = not is_plain(options)
+    if quantized and options.flash_attn != "off":
+        return (StartKind.ONE_QUANTIZED,) if place is StartKind.ONE_GPU else (place, StartKind.QUANTIZED)
+    return (place, StartKind.NO_FLASH_ATTENTION) if options.flash_attn == "off" else (place,)
+
+
+def _place(options: ModelOptions, n_layer_all: int) -> StartKind:
+    if options.overrides or options.n_cpu_moe:
+        return StartKind.IN_RAM
+    if not options.kv_offload:
+        return StartKind.CACHE_IN_RAM
+    if options.n_gpu_layers <= n_layer_all:
+        return StartKind.PARTIAL
+    return StartKind.SEVERAL_GPUS if options.devices > 1 and options.split_mode != "none" else StartKind.ONE_GPU
+
+
+def architectures() -> set[str]:
+    """Those with measured rows."""
+    return _MEASURED.keys() - {ANY_FAMILY, WITH_COMPANIONS}
 
 
 def is_known(architecture: str) -> bool:
-    return architecture in MEASURED
+    return architecture in _MEASURED
 
 
-def margin(architecture: str, offload: Offload) -> float:
-    """Share to book on top of the items, 0 to 1."""
-    if not is_known(architecture):
-        return UNKNOWN_MARGIN
-    return MARGINS.get((architecture, offload), USUAL_MARGINS.get(offload, 0.0))
+def unmeasured(architecture: str, of: Iterable[StartKind]) -> list[StartKind]:
+    """Those of the kinds under which no row of the architecture was measured."""
+    return [kind for kind in of if kind not in _MEASURED.get(architecture, {})]
+
+
+def is_exact(architecture: str, of: tuple[StartKind, ...]) -> bool:
+    """Whether every measured row of these kinds agreed."""
+    if of not in ((StartKind.ONE_GPU,), (StartKind.ONE_QUANTIZED,)):
+        return False
+    found = _MEASURED.get(architecture, {}).get(of[0])
+    return bool(found and found.rows >= EXACT_ROWS and found.error <= EXACT_ERROR)
+
+
+def margin_shares(architecture: str, of: Iterable[StartKind], has_companions: bool = False) -> tuple[float, float]:
+    """What to book on top: shares of the total and of the compute buffer."""
+    each = [(0.0, 0.0), *(_shares(architecture, kind) for kind in of)]
+    if has_companions:
+        each += [(found.total_share, found.compute_share) for found in _MEASURED[WITH_COMPANIONS].values()]
+    return max(total for total, _ in each), max(compute for _, compute in each)
+
+
+def _shares(architecture: str, kind: StartKind) -> tuple[float, float]:
+    if found := _MEASURED.get(architecture, {}).get(kind):
+        return max(found.total_share, USUAL_SHARES.get(kind, 0.0)), found.compute_share
+    usual = _MEASURED[ANY_FAMILY].get(kind)
+    return UNKNOWN_MARGIN, usual.compute_share if usual else 0.0
+
+
+def _parsed(line: str) -> tuple[str, dict[StartKind, Agreement]]:
+    family, *cells = line.split()
+    return family, dict(map(_cell, cells))
+
+
+def _cell(text: str) -> tuple[StartKind, Agreement]:
+    kind, rows, *percents = text.split(":")
+    error, total, compute = (float(each) / 100 for each in percents)
+    return StartKind(kind), Agreement(int(rows), error, total, compute)
+
+
+_MEASURED: Mapping[str, Mapping[StartKind, Agreement]] = dict(map(_parsed, TABLE.split("\n")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.expert_copies import copied_experts_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
-from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
+from app.use_cases.estimate.kv_cache import CacheCells, is_quantized, row_bytes
 from app.use_cases.estimate.peaks import attention_bytes, uses_flash_attention
 from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
@@ -39,6 +39,8 @@ def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_la
     """
     if shape.graph.architecture not in ("lfm2", "jamba", "nemotron_h") or options.flash_attn != "auto":
         return False
+    if is_quantized(options.cache_type_v):  # requires flash attention: llama.cpp would not start without
+        return False
     has_kv = shape.hparams.has_kv
     return 0 < first_gpu_layer < shape.hparams.n_layer and has_kv[first_gpu_layer - 1] and not has_kv[first_gpu_layer]
 
@@ -62,7 +64,7 @@ def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
     if shape.hparams.has_looped_layers:  # copied in for the first pass, held until the last one
         largest = between(shape.host_layers, 0, first_gpu_layer)
-    if shape.graph.architecture in arch.WITHOUT_CACHE:
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         return largest + encoder(w, flash=True)  # attention that CUDA does not support stays on the CPU
     # How much of the next layer's cache is held with the first one's depends on the gaps ggml-alloc finds.
     cache = max((_cache_bytes(shape, options, cells, il) for il in range(first_gpu_layer)), default=0)

@@ -7,8 +7,15 @@ server-context.cpp, server_output_limits).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
-from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
-from app.use_cases.estimate.kv_cache import CacheCells, is_quantized, tokens_at_once
+from app.use_cases.estimate.graph_rules import (
+    OTHER_GRAPHS,
+    Work,
+    dense,
+    encoder,
+    experts,
+    padded_input_bytes,
+)
+from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -32,7 +39,7 @@ def peak_bytes(
 ) -> int:
     """Peak bytes on a device with these layers, without masks; `has_inputs`: including the graph's inputs."""
     graph = shape.graph
-    if graph.architecture in arch.WITHOUT_CACHE:
+    if graph.architecture in arch.ATTENDS_TO_BATCH:
         return encoder(w, flash)
     # The last layer computes its feed-forward network only for the requested tokens: one per slot.
     is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
@@ -42,7 +49,9 @@ def peak_bytes(
     other = OTHER_GRAPHS.get(graph.architecture)
     if other and (has_inputs or not graph.deepstack):
         candidates.append(other(w))
-    padded_inputs = 4 * (1 + graph.deepstack) * w.e + 6 * w.e if graph.deepstack and has_inputs else 0
+    padded_inputs = padded_input_bytes(w) + 6 * w.e if graph.deepstack and has_inputs else 0
+    if graph.architecture == "gemma4" and graph.per_layer:
+        padded_inputs = w.width(graph.per_layer) + 2 * w.e
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
@@ -69,7 +78,7 @@ def attention_bytes(
         # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
         transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
         return scores + transposed
-    if not options.devices or not _is_quantized(options) or not graph.has_flash_attention:
+    if not options.devices or is_plain(options) or not graph.has_flash_attention:
         return 0
     # CUDA's flash attention reads f16: one layer's whole K, V or both are converted (fattn.cu, ..._get_alloc_size).
     base = cells.base * _converted(shape.widest_base, options) if has_base else 0
@@ -92,13 +101,9 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
     return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
 
 
-def _is_quantized(options: ModelOptions) -> bool:
-    return options.cache_type_k != "f16" or options.cache_type_v != "f16"
-
-
 def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
     bytes_each = 2 if flash else 4
-    if shape.graph.architecture in arch.WITHOUT_CACHE:
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
@@ -112,5 +117,7 @@ def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies
     """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
     from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
     stage, and normalized."""
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH and options.task is not Task.COMPLETION:
+        return (copies + 2) * w.e  # only a norm, of all tokens
     rows = min(w.tokens, output_tokens(options, w))
     return 4 * rows * (shape.graph.vocab + (copies + 1) * shape.graph.embd)

@@ -46,10 +46,13 @@ WINDOWS: Mapping[str, SlidingWindow] = {
 }
 
 # These list their windowed layers in the file, as an array of booleans.
-LISTED_WINDOWS = frozenset({"gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"})
+LISTED_WINDOWS = frozenset({"dots3note", "gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"})
 
 # All attention layers of these use the window, if there is one.
-ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
+ALL_WINDOWED = frozenset({"deepseek4", "lfm2", "lfm2moe"})
+
+# Beside the window they keep compressed keys of all tokens, and no values.
+WITH_COMPRESSED_CACHES = frozenset({"deepseek4"})
 
 # No memory between requests: encoders and diffusion models.
 WITHOUT_CACHE = frozenset(
@@ -59,6 +62,10 @@ WITHOUT_CACHE = frozenset(
         *("dream", "llada", "llada-moe", "rnd1", "clef"),
     }
 )
+
+# Attention that reads no cache: llama-embed has one all the same, and the output matrix that its graph does not use
+# (src/models/llama.cpp, graph<true>).
+ATTENDS_TO_BATCH = WITHOUT_CACHE | {"llama-embed"}
 
 # These attend to the tokens that follow, whatever `attention.causal` says.
 NOT_CAUSAL = frozenset({"dream", "gemma-embedding", "gemma-embedding2", "llada", "llada-moe", "rnd1"})
@@ -73,8 +80,11 @@ STATE_WITHOUT_KV_HEADS = frozenset(
         *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "plamo2"),
     }
 )
-# ... or all but every fourth, or every n-th as the file says ...
-STATE_BY_INTERVAL = frozenset({"minimax-01", "qwen35", "qwen35moe", "qwen3next", "qwen4exp"})
+# ... or all but every n-th as the file says, or this one ...
+STATE_BY_INTERVAL: Mapping[str, int] = {
+    **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next", "qwen4exp"), 4),
+    "minimax-01": 8,
+}
 # ... or both in every layer.
 STATE_AND_KV = frozenset({"falcon-h1"})
 
@@ -86,9 +96,6 @@ WITH_ROUTER_LAYER = frozenset({"graniteswitch"})
 
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 
-# DeepSeek's sparse attention: a cache of index keys beside the KV cache.
-WITH_INDEXER = frozenset({"deepseek32", "glm-dsa"})
-
 # The first layers own a KV cache, the others read it ...
 WITH_SHARED_CACHES = frozenset({"gemma3n", "gemma4"})
 # ... and gemma3n.cpp hard-codes their number.
@@ -98,3 +105,5 @@ GEMMA3N_KV_LAYERS = 20
 WITHOUT_OUTPUT = frozenset(
     {"bert", "eurobert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "modern-bert", "neo-bert"}
 )
+# Of these without an output matrix, the embedding is used from where it is (src/models/bitnet.cpp, b11549).
+WITH_OUTPUT_IN_RAM = frozenset({"bitnet"})

@@ -42,13 +42,14 @@ class GraphShape:
     dt: int
     state_bytes: int  # recurrent state of one sequence in a layer, without the convolution's
     per_layer: int  # per-layer embeddings of all layers together (gemma3n, gemma4)
+    has_output_norm: bool
     has_flash_attention: bool  # CUDA's flash attention supports the heads of every layer
 
 
 def graph_shape(hp: Hparams) -> GraphShape:
     """Widths from the tensors if these show them, else from the metadata."""
     shapes = {tensor.name.split(".", 2)[-1]: tensor.shape for tensor in hp.header.tensors}
-    ff = max(hp.n_ff, default=0)
+    ff = _widest(hp, ".ffn_down.weight") or max(hp.n_ff, default=0)  # qwen's feed_forward_length is that of two
     up = _width(shapes, "ffn_up.weight", 1)
     inner, group, state = hp.integer("ssm.inner_size"), hp.integer("ssm.group_count"), hp.integer("ssm.state_size")
     return GraphShape(
@@ -75,6 +76,7 @@ def graph_shape(hp: Hparams) -> GraphShape:
         dt=hp.integer("ssm.time_step_rank"),
         state_bytes=4 * hp.ssm_state,
         per_layer=hp.integer("embedding_length_per_layer_input") * hp.n_layer,
+        has_output_norm=any(tensor.name == "output_norm.weight" for tensor in hp.header.tensors),
         has_flash_attention=all(_has_kernel(hp, il) for il in hp.layers if hp.has_kv[il] or not any(hp.has_kv)),
     )
 
@@ -88,6 +90,12 @@ def _has_both_in_a_layer(hp: Hparams) -> bool:
 def _width(shapes: dict[str, tuple[int, ...]], name: str, dimension: int) -> int:
     shape = shapes.get(name, ())
     return shape[dimension] if dimension < len(shape) else 0
+
+
+def _widest(hp: Hparams, ending: str) -> int:
+    """The longest row of the tensors with such a name."""
+    found = (tensor.shape for tensor in hp.header.tensors if tensor.name.endswith(ending))
+    return max((shape[0] for shape in found if shape), default=0)
 
 
 def _has_kernel(hp: Hparams, il: int) -> bool:

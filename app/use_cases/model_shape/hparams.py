@@ -173,7 +173,8 @@ class Hparams:
         listed = self.value("attention.recurrent_layers")
         if isinstance(listed, tuple) and len(listed) >= self.n_layer_all:
             return tuple(bool(each) for each in listed[: self.n_layer_all])
-        interval = self.integer("full_attention_interval", 4) or 4
+        usual = arch.STATE_BY_INTERVAL[self.architecture]
+        interval = self.integer("full_attention_interval", usual) or usual
         return tuple(il < self.n_layer and (il + 1) % interval != 0 for il in self.layers)
 
     @cached_property
@@ -223,7 +224,7 @@ class Hparams:
         if head := self.integer("kda.head_dim"):
             return head * head * max(self.n_head, default=0)
         if self.architecture == "minimax-01":
-            return self._default_head**2 * max(self.n_head, default=0)
+            return self.k_head() ** 2 * max(self.n_head, default=0)
         return self.integer("ssm.state_size") * self.integer("ssm.inner_size")
 
 
