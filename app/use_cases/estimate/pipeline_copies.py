@@ -54,7 +54,9 @@ def _family_copies(shape: ModelShape, tokens: int, used: list[range], index: int
     graph, e = shape.graph, 4 * tokens * shape.graph.embd
     family = graph.architecture
     if family in _DEEPSTACK:
-        return 4 * (1 + graph.deepstack * (4 + graph.deepstack)) * e - 12 * e if index == 0 else 0
+        return (8 * graph.deepstack - 4) * e if index == 0 else 0
+    if family == "gemma4" and graph.per_layer:
+        return 8 * tokens * graph.per_layer + 4 * e if index == 0 else 0
     if family in _EXPERTS_ON_CPU:
         return _experts_from_cpu(shape, tokens, used[index])
     if family == "gemma3n":
