@@ -50,8 +50,9 @@ def _change(item: str, was: float, is_now: float) -> Change:
 
 def _by_item(figures: Figures) -> Mapping[str, Mapping[str, float]]:
     found: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, items in figures.devices.items():
-        _add(found, "RAM " if name == HOST else "", name, items)
+    # By position, as in the table: --split-mode none has one device, whatever its number.
+    for index, (name, items) in enumerate(figures.devices.items()):
+        _add(found, "RAM " if name == HOST else "", HOST if name == HOST else str(index), items)
     for name, items in figures.draft.items():
         _add(found, "draft ", name, items)
     found["projector"] = dict(figures.projector)

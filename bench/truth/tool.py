@@ -81,7 +81,7 @@ def _build(source: Path, folder: Path, tool: Path) -> None:
     deadline, log = Deadline(_BUILD_SECONDS), folder / "build.log"
     (folder / "cuda_functions.inc").write_text(cuda_functions(source))
     objects = [str(folder / f"{name}.o") for name in _INCLUDED]
-    compile_ = ["c++", "-std=c++17", "-O1", "-w", "-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(_has_newer_strings())}"]
+    compile_ = ["c++", "-std=c++17", "-O1", "-w", "-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(has_newer_strings())}"]
     for (name, folders), made in zip(_INCLUDED.items(), objects, strict=True):
         included = [f"-I{path}" for path in (folder, *(source / each for each in folders))]
         command = [*compile_, *included, "-c", str(_NATIVE / name), "-o", made]
@@ -95,7 +95,7 @@ def _build(source: Path, folder: Path, tool: Path) -> None:
     os.replace(part, tool)
 
 
-def _has_newer_strings() -> bool:
+def has_newer_strings() -> bool:
     """Whether the engine was compiled with libstdc++'s newer std::string: wheels for old systems are not."""
     with open(engine_library(), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(_NEWER_STRINGS) >= 0

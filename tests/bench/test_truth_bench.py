@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from app.use_cases.engines.source_packages import PINNED_VERSION
+from app.use_cases.estimate.estimate import FITTED_BUILD
 from bench.truth.architectures import architectures_in, list_changes
+from bench.truth.asked import compact, mixed
 from bench.truth.changes import change_lines, sample
 from bench.truth.cuda_functions import cuda_functions
 from bench.truth.draw import drawn_starts, is_model
-from bench.truth.table import Figures, Start, read_all, read_by_architecture, read_rows, write_rows
+from bench.truth.table import Figures, Start, read_all, read_by_architecture, read_rows, recorded, write_rows
 from bench.vram_truth import header
 from workers.engine_builds.stopping import CannotContinue
 
@@ -48,6 +52,11 @@ def test_a_change_is_that_of_the_device_and_row_where_it_is_largest():
         "a: compute -10.0 % (-10.0 MiB) since 7, 1 of 1 rows",
         "a: draft context +50.0 % (+0.5 MiB) since 7, 1 of 1 rows",
     ]
+
+
+def test_the_only_device_of_a_start_is_compared_whatever_its_number():
+    second = Figures({"CUDA1": PLAIN.devices["CUDA0"], "host": PLAIN.devices["host"]})
+    assert not list(change_lines([("smollm3", PLAIN, second)], "11549"))
 
 
 def test_what_the_table_rounds_away_is_no_change():
@@ -91,3 +100,27 @@ def test_the_architectures_are_those_of_the_table_in_the_source(tmp_path: Path):
 def test_a_source_whose_functions_have_other_names_is_refused_by_name(tmp_path: Path):
     with pytest.raises(CannotContinue, match=r"topk-moe\.cuh .* begins with 'struct ggml_cuda_topk_moe_args'"):
         cuda_functions(tmp_path)
+
+
+def test_the_rows_are_those_of_the_engine_that_is_installed_and_fitted():
+    """After raising xllamacpp: `python -m bench.truth changes --record`, then the estimates, then FITTED_BUILD."""
+    constraints = Path(__file__).parents[2] / "constraints.txt"
+    (pinned,) = re.findall(r"^xllamacpp==(\S+)$", constraints.read_text(), re.MULTILINE)
+    assert (recorded().version, recorded().build) == (pinned, FITTED_BUILD)
+    assert pinned == PINNED_VERSION
+
+
+def test_a_header_has_equal_tensors_of_several_blocks_once():
+    asked = [("token_embd.weight", (512, 99)), *((f"blk.{il}.attn_k.weight", (512, 64)) for il in (0, 1, 2, 5))]
+    asked += [("enc.blk.0.ffn_norm.weight", (512,)), ("output.weight", (500, 99))]
+    assert compact(mixed(asked)) == [
+        ["token_embd.weight", [512, 99], "Q4_K"],
+        ["blk.{}.attn_k.weight", [512, 64], "Q4_K", "0-2,5"],
+        ["enc.blk.{}.ffn_norm.weight", [512], "F32", "0"],
+        ["output.weight", [500, 99], "F16"],
+    ]
+
+
+def test_half_of_the_finer_tensors_have_more_bits_and_short_rows_smaller_blocks():
+    asked = [(f"blk.{il}.attn_v.weight", (320, 64)) for il in range(2)]
+    assert [type_ for _, _, type_ in mixed(asked)] == ["Q5_0", "Q8_0"]

@@ -170,9 +170,9 @@ def test_a_disk_that_is_too_small_is_one_line_before_anything_is_downloaded(tmp_
     result = engine("install", "--cpu")
     last = result.stderr.splitlines()[-1]
     assert result.exit_code == 1
-    assert re.match(r"not enough disk space in \S+: 100 MiB of \d+ MiB are free\. Next: free some, or set XDG", last), (
-        last
-    )
+    assert re.match(
+        r"not enough disk space in \S+: 100 MiB of \d+ MiB are free\. Next: free some, or move the cache", last
+    ), last
     assert [each.name for each in builds_folder(cache).iterdir()] == ["lock"]
 
 

@@ -28,6 +28,7 @@ from tests.downloads.pulls import (
     until,
 )
 from tests.helpers.hub_server import HubServer
+from workers.downloads import downloader as downloader_module
 
 pytestmark = pytest.mark.integration
 
@@ -167,6 +168,17 @@ def test_a_shutdown_stops_the_process_and_starts_no_other(hub: HubServer, cache:
     assert found.all[0].state is DownloadState.CANCELED
     with pytest.raises(Draining):
         found.start(NAME)
+
+
+def test_a_check_that_takes_too_long_ends(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that sends its answer byte by byte kept one of four places."""
+    monkeypatch.setattr(downloader_module, "CHECK_SECONDS", 0.05)
+    answers = threading.Event()
+    with closing(downloader(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub))) as found:
+        found.start(NAME)
+        with pytest.raises(DownloadFailed, match="did not describe it within"):
+            found.wait(NAME, SECONDS)
+        answers.set()
 
 
 def test_a_flood_of_pulls_is_rejected(hub: HubServer, cache: Path) -> None:

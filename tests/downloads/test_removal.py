@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from app.entities.launch import LaunchSettings
-from app.errors import NotSupported
+from app.entities.repository import RepositoryName
+from app.errors import DownloadFailed, NotSupported
+from tests.downloads.pulls import FILE, MIB, NAME, REPO, downloader, partial
 from tests.helpers.builders import GGUF_BYTES, a_gguf
+from tests.helpers.hub_server import HubServer
 from workers.catalog.catalog import Catalog
+from workers.downloads.found_model import FoundModel
 from workers.downloads.removal import delete_from_cache, delete_partial_files
 
+DATA = b"never fetched"
 OLD, NEW = "a" * 40, "b" * 40
 
 
@@ -113,6 +119,24 @@ def test_a_file_system_without_links_has_the_files_themselves(tmp_path: Path):
     assert remove(tmp_path, "u/Foo:Q4_0") == GGUF_BYTES and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("folder", [".", "snapshots", "blobs"])
+def test_a_folder_that_is_a_link_out_of_the_cache_is_not_followed(tmp_path: Path, folder: str):
+    cache, elsewhere = tmp_path / "cache", tmp_path / "elsewhere"
+    blob = downloaded(cache, "F-Q4_0.gguf", "1")
+    (blob.parent / f"{'2' * 64}.incomplete").write_bytes(b"12345")
+    blob.replace(blob.parents[1] / "snapshots" / NEW / "F-Q4_0.gguf")  # no link, which would break
+    inside = Path(os.path.normpath(blob.parents[1] / folder))
+    inside.rename(elsewhere)
+    inside.symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(NotSupported, match="leads out of the Hugging Face cache"):
+        delete_partial_files(cache, "u/Foo")
+    if folder == "snapshots":
+        with pytest.raises(NotSupported, match="leads out of"):
+            remove(cache, "u/Foo:Q4_0")
+    assert sorted(elsewhere.rglob("*")) == before
+
+
 def test_a_file_of_another_folder_is_never_deleted(tmp_path: Path):
     file = a_gguf(tmp_path / "models" / "mine.gguf")
     model = Catalog([tmp_path / "models"], LaunchSettings()).find("mine")
@@ -133,3 +157,31 @@ def test_what_an_unfinished_download_left_is_deleted_but_not_what_comes_now(tmp_
         assert delete_partial_files(tmp_path, "u/Foo") == 10
     assert sorted(each.name for each in blobs.iterdir()) == ["1" * 64, f"{'3' * 64}.incomplete"]
     assert delete_partial_files(tmp_path, "u/Nothing") == 0
+
+
+@pytest.mark.integration
+def test_only_the_unfinished_files_of_the_named_model_are_deleted(hub: HubServer, cache: Path) -> None:
+    """A key for one quant deleted what had come of all others of the repository."""
+    first, other = os.urandom(MIB), os.urandom(MIB)
+    hub.add(REPO, {FILE: first, "model-Q8_0.gguf": other})
+    for data in (first, other):
+        partial(cache, data).parent.mkdir(parents=True, exist_ok=True)
+        partial(cache, data).write_bytes(data[:1000])
+    with closing(downloader(hub, cache)) as found:
+        assert found.discard(RepositoryName(REPO, "q8_0")) == 1000
+        assert (partial(cache, first).exists(), partial(cache, other).exists()) == (True, False)
+        assert found.discard(RepositoryName(REPO)) == 1000
+
+
+@pytest.mark.integration
+def test_without_the_hub_the_unfinished_files_of_one_model_are_not_guessed(hub: HubServer, cache: Path) -> None:
+    def find(name: RepositoryName) -> FoundModel:
+        raise DownloadFailed("the hub is away")
+
+    with closing(downloader(hub, cache, find=find)) as found:
+        assert found.discard(NAME) == 0, "the hub is not asked where nothing is"
+        partial(cache, DATA).parent.mkdir(parents=True)
+        partial(cache, DATA).write_bytes(b"12345")
+        with pytest.raises(NotSupported, match=r"the hub is away\. Deleting org/model-GGUF deletes all"):
+            found.discard(NAME)
+        assert found.discard(RepositoryName(REPO)) == 5

@@ -9,7 +9,7 @@ import pytest
 
 from app.use_cases.estimate import expert_copies, families, graph_rules, pipeline_copies
 from app.use_cases.model_shape import architectures as arch
-from app.use_cases.model_shape import header_facts
+from app.use_cases.model_shape import header_facts, indexer
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,15 @@ def library() -> bytes:
 
 def test_every_architecture_with_a_rule_has_the_name_that_llama_cpp_gives_it(library: bytes):
     shapes = (arch.WINDOWS, arch.LISTED_WINDOWS, arch.ALL_WINDOWED, arch.WITHOUT_CACHE, arch.WITHOUT_OUTPUT)
-    shapes += (arch.WITH_OUTPUT_IN_RAM, arch.LOOPED, arch.NOT_CAUSAL)
+    shapes += (arch.WITH_COMPRESSED_CACHES, arch.WITH_OUTPUT_IN_RAM, arch.LOOPED, arch.NOT_CAUSAL)
     states = (arch.RECURRENT, arch.STATE_WITHOUT_KV_HEADS, arch.STATE_BY_INTERVAL, arch.STATE_AND_KV)
-    others = (arch.TOKEN_SHIFTS, arch.WITH_INDEXER, arch.WITH_SHARED_CACHES, header_facts._ENCODERS)
+    others = (
+        arch.TOKEN_SHIFTS,
+        indexer.WITH_INDEXER,
+        arch.WITH_COMPRESSED_CACHES,
+        arch.WITH_SHARED_CACHES,
+        header_facts._ENCODERS,
+    )
     rules = (graph_rules.EXPERTS, graph_rules.OTHER_GRAPHS, graph_rules.ENCODER_RESIDUALS)
     copies = (pipeline_copies._ENCODERS, pipeline_copies._MAMBA2, pipeline_copies._RWKV, pipeline_copies._DEEPSTACK)
     named = {name for group in (*shapes, *states, *others, *rules, *copies) for name in group}

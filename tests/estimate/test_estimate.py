@@ -222,3 +222,12 @@ def test_compute_buffers_on_the_cpu_match_real_loads(model: str, options: ModelO
     on_cpu = replace(options, devices=0, n_gpu_layers=0)
     host = estimate_memory(shape_of(model, "Q4_K_M"), on_cpu).host
     assert host.compute_bytes / 1024**2 == pytest.approx(mib, abs=0.1)
+
+
+def test_tensors_split_over_two_gpus_are_as_llama_cpp_reserves_them():
+    """gemma-3-12b Q4_K_M, -c 16384 -sm tensor: the output matrix, which is the embedding, is on both GPUs."""
+    shape = model_shape(header("gemma-3-12b", "Q4_K_M"))
+    options = ModelOptions(ctx_size=16384, devices=2, split_mode="tensor", tensor_split=(3.0, 1.0), flash_attn="on")
+    for device, truth_mib in zip(estimate_memory(shape, options, 0).devices, (7403.5, 3088.6), strict=True):
+        assert abs(device.total_bytes / 1024**2 - truth_mib) < 0.01 * truth_mib
+        assert device.booked_bytes > truth_mib * 1024**2

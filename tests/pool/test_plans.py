@@ -95,7 +95,7 @@ def test_a_loading_model_says_its_progress_and_the_others_wait_for_it():
 
 def test_a_model_that_can_never_fit_says_what_it_needs_and_what_there_is():
     small = Case(Hardware({"GPU-a": 1.5, "GPU-b": 1.5}))
-    assert small.texts("m") == ["never: needs 4.1 GiB, the GPUs have 2.0 GiB"]
+    assert small.texts("m") == ["never: needs 4.0 GiB, the GPUs have 2.0 GiB"]
     assert Case(Hardware(dict(ONE)), {"m": 40}).texts("m") == ["never: needs 40.0 GiB, the GPU has 5.5 GiB"]
     on_the_cpu = Case(Hardware({}), {"m": 391})
     assert on_the_cpu.texts("m") == ["never: needs 391 GiB of RAM, there are 64.0 GiB"]
@@ -114,7 +114,7 @@ def test_other_processes_and_pinned_models_in_the_way_are_named():
     assert entry["text"].startswith("no room: needs 4.")
     assert entry["text"].endswith(" GiB, 1.5 GiB free; other processes hold GPU 0")
     auto = replace(a_model("auto"), constraints=PlacementConstraints(has_auto_context=True))
-    assert case.texts(auto)[0].startswith("no room: needs 5."), "not even the shortest context fits"
+    assert case.texts(auto)[0].startswith("no room: needs 4.9"), "not even the shortest context fits"
 
 
 def test_free_memory_on_several_gpus_is_not_said_as_one_sum():

@@ -60,8 +60,11 @@ def test_all_reports_agree_on_the_gpu_of_a_model(machine: Machine):
         assert (option(process, "--n-gpu-layers"), option(process, "--tensor-split")) == (str(ALL_LAYERS), None)
         assert option(process, "--ctx-size") == str(placement["ctx_size"]) == "4096"
         ((device,), (server,)) = placement["devices"], service.servers()
-        booked = device["total_bytes"]
-        assert (device["uuid"], server["booked_bytes"]["GPU-a"], server["device"]) == ("GPU-a", booked, "cuda:0")
+        booked = server["booked_bytes"]["GPU-a"]
+        assert (device["uuid"], server["device"]) == ("GPU-a", "cuda:0")
+        assert (
+            device["total_bytes"] <= booked <= 1.001 * device["total_bytes"]
+        )  # a margin of a part of the compute buffer
         assert server["gpu_assignment"] == {
             "gpu_ids": [0],
             "tensor_splits": [],
@@ -207,7 +210,8 @@ def test_decisions_are_listed_newest_first_with_their_reasons(machine: Machine):
     evict = listed[1]
     assert evict["reason"] == "fits on GPU 0 (NVIDIA GeForce RTX 4090) after evicting m"
     assert evict["considered"][0] == "one GPU, context 4096: needs 546 MiB, 0 of 1 have enough free"
-    assert evict["needed_bytes"] == listed[0]["placement"]["devices"][0]["total_bytes"]
+    items_bytes = listed[0]["placement"]["devices"][0]["total_bytes"]
+    assert items_bytes <= evict["needed_bytes"] <= 1.001 * items_bytes  # a margin of a part of the compute buffer
     assert evict["free_bytes"]["GPU-a"] <= 54 * MIB < listed[0]["free_bytes"]["GPU-a"] == 600 * MIB
     assert all(0 < decision["elapsed_ms"] < 1000 and 0 <= decision["gpus_age_seconds"] < 2 for decision in listed)
 

@@ -34,7 +34,8 @@ def test_the_service_starts_from_any_working_directory(tmp_path: Path):
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "__init__.py").write_text("raise SystemExit('the wrong app')")
     command = [str(Path(sys.executable).with_name("llama-smart-proxy")), "serve", "--port", "0"]
-    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_SMART_PROXY_")}
+    env = {**mine, "XDG_CACHE_HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

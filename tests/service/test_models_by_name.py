@@ -15,6 +15,7 @@ import pytest
 from tests.downloads.remote_models import a_remote_model, ten_quants
 from tests.helpers.hub_server import HubServer
 from tests.helpers.service import Service, serving, wait_for
+from tests.helpers.stand_in_nvml import Card, StandIn, needs_compiler
 from workers.catalog.demo_model import write_demo_model
 
 TINY, OTHER, BROKEN = "org/tiny-GGUF:Q4_K_M", "org/other-GGUF:Q8_0", "org/gated-GGUF"
@@ -46,14 +47,14 @@ def a_model_of(hub: HubServer, padding: int) -> bytes:
     return bytes(model.read(0, model.size)) + bytes(128 * padding)
 
 
-def command(hub: HubServer, folder: Path, *words: str, url: str = "") -> subprocess.CompletedProcess[str]:
+def command(hub: HubServer, folder: Path, *words: str, url: str = "", **more: str) -> subprocess.CompletedProcess[str]:
     """`folder`: where this user's cache is. `url`: "" for a machine on which no service runs."""
     env = {key: text for key, text in os.environ.items() if not key.startswith("LLAMA_SMART_PROXY_")}
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder), "LLAMA_SMART_PROXY_GPU__ENABLED": "false"}
     env |= {"XDG_CACHE_HOME": str(folder), "LLAMA_SMART_PROXY_SERVER__PORT": "1"}
     env |= {"LLAMA_SMART_PROXY_URL": url} if url else {}
     run = [sys.executable, "-P", "-m", "app.commands.cli", *words]
-    return subprocess.run(run, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
+    return subprocess.run(run, env=env | more, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100)
 
 
 def test_a_service_with_one_model_fetches_it_and_names_it_in_its_example(hub: HubServer, service: Service):
@@ -162,6 +163,20 @@ def test_without_a_service_a_repository_is_planned_and_what_never_fits_is_refuse
     assert re.fullmatch(r"org/huge-GGUF:Q4_K_M: it needs [\d,]+ MiB of RAM; .*", refused.stderr.splitlines()[-1])
     assert "download failed" not in refused.stderr  # the log's line
     assert hub.furthest_byte("org/huge-GGUF") < huge.size / 1000
+
+
+@needs_compiler
+def test_a_local_plan_is_for_the_engine_that_a_service_would_have(hub: HubServer, tmp_path: Path):
+    """It said that a model fits the GPU, and the service, whose engine is for the CPU, that it fits the RAM."""
+    hub.add("org/card-GGUF", ten_quants())
+    (hardware := StandIn(tmp_path / "hardware")).show(Card("GPU-large", total_mib=24564))
+    on_gpus = hardware.environment | {"LLAMA_SMART_PROXY_GPU__ENABLED": "true"}
+    words = "pull", "org/card-GGUF", "--plan", "--local"
+    planned = command(hub, tmp_path, *words, LLAMA_SMART_PROXY_ENGINE__BINARY="embedded", **on_gpus)
+    assert "fits the RAM" in planned.stdout and "GPU 0" not in planned.stdout
+    assert planned.stderr.startswith("note: the engine (") and " has no CUDA: " in planned.stderr
+    assumed = command(hub, tmp_path, *words, LLAMA_SMART_PROXY_ENGINE__ASSUME_GPU="true", **on_gpus)
+    assert ("fits GPU 0" in assumed.stdout, assumed.stderr) == (True, "")
 
 
 def test_what_has_changed_upstream_is_listed(hub: HubServer, tmp_path: Path):

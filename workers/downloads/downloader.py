@@ -6,8 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from app.entities.download import Download, DownloadState
 from app.entities.model import Model
@@ -16,7 +18,8 @@ from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, NotSupported, Overloaded, ProxyError
 from app.use_cases.downloads.disk import DISK_RESERVE_BYTES, disk_problem
 from app.use_cases.downloads.repository_plan import RepositoryPlan
-from workers.downloads.cache_layout import InvalidAnswer, free_bytes
+from workers.downloads.cache_layout import InvalidAnswer, RepositoryFolder, free_bytes
+from workers.downloads.calls import begin_calls
 from workers.downloads.counts import DownloadCounts
 from workers.downloads.found_model import FoundModel
 from workers.downloads.removal import delete_from_cache, delete_partial_files
@@ -25,12 +28,14 @@ from workers.downloads.transfer_process import Job
 from workers.downloads.transfer_progress import present_bytes, transfer
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 MAX_RUNNING = 4
 MAX_PLANS = 4  # at the same time: each reads headers of megabytes
 SHOWN_SECONDS = 600.0  # after their end
 MAX_ENDED = 20
 CLOSE_SECONDS = 2.0
+CHECK_SECONDS = 150.0  # to find a model, and again to read its header: a server may send byte by byte
 DRAINING = "the service is shutting down; try again once it has restarted"
 
 
@@ -120,7 +125,17 @@ class Downloader:
         return delete_from_cache(cache, model, unused_by)
 
     def discard(self, name: RepositoryName) -> int:
-        return delete_partial_files(self._folder(), name.repo)
+        cache = self._folder()
+        if not name.choice or not RepositoryFolder(cache, name.repo).partials():
+            return delete_partial_files(cache, name.repo)
+        try:
+            found = _within(CHECK_SECONDS, name, partial(self._find, name))
+        except ProxyError as error:
+            raise NotSupported(
+                f"it is not known which unfinished files are those of {name}: {error}. Deleting {name.repo} deletes "
+                "all of the repository"
+            ) from error
+        return delete_partial_files(cache, name.repo, {file.sha256 for file in found.model.files})
 
     def begin_drain(self) -> None:
         """Start no more of them. Those that run go on until `close`."""
@@ -174,14 +189,14 @@ class Downloader:
 
     def _download(self, task: DownloadTask) -> None:
         cache, began = self._folder(), time.monotonic()
-        found = self._find(task.name)
+        found = _within(CHECK_SECONDS, task.name, partial(self._find, task.name))
         model, repository = found.model, found.repository
         if self._has_joined(task, found.folded_names):
             return
         job = Job(cache, repository, model.files, self._reserve_bytes)
         task.update(model=model.name, total_bytes=model.size_bytes, done_bytes=(present := present_bytes(job)))
         if present < model.size_bytes:
-            self._check(found)
+            _within(CHECK_SECONDS, task.name, partial(self._check, found))
             self._check_space(task, model.size_bytes - present, cache)
         log.info("download model=%s revision=%s bytes=%d", model.name, repository.revision, model.size_bytes)
         transfer(task, job)
@@ -208,3 +223,14 @@ class Downloader:
         problem = disk_problem(missing_bytes, free_bytes(cache) - promised, self._reserve_bytes, str(cache))
         if problem:
             raise DownloadFailed(problem)
+
+
+def _within(seconds: float, name: RepositoryName, call: Callable[[], Result]) -> Result:
+    """What a call that waits for a server returns. Raises DownloadFailed after so many seconds, and what it raises."""
+    (begun,) = begin_calls([call], 1)
+    try:
+        return begun.result(seconds)
+    except TimeoutError:
+        raise DownloadFailed(
+            f"{name} cannot be downloaded: the server did not describe it within {seconds:.0f} s; try again later"
+        ) from None

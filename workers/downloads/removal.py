@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from app.entities.gguf_names import all_part_paths
@@ -47,7 +47,15 @@ def _repository_folder(cache: Path, model: Model) -> RepositoryFolder:
     folder = RepositoryFolder(cache, found.repo)
     if not folder.is_valid:
         raise NotSupported(f"{model.name} is in a folder that no download has made: delete its files yourself")
+    _check_stays_in_cache(folder)
     return folder
+
+
+def _check_stays_in_cache(folder: RepositoryFolder) -> None:
+    """Raises NotSupported where a folder of the repository is a link to a place that is somebody else's."""
+    for path in (folder.path, folder.path / "snapshots", folder.path / "blobs"):
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder.cache)):
+            raise NotSupported(f"{path} leads out of the Hugging Face cache: delete its files yourself")
 
 
 def _pointers(folder: Path) -> Iterator[Path]:
@@ -79,14 +87,17 @@ def _delete(blob: Path, cache: Path) -> int:
     return size
 
 
-def delete_partial_files(cache: Path, repo: str) -> int:
+def delete_partial_files(cache: Path, repo: str, etags: Container[str] | None = None) -> int:
     """The bytes that became free: what unfinished downloads of "user/repo" left, except what a process downloads now.
+    `etags`: of the files that are meant; None for all.
 
     Raises NotSupported if they cannot be deleted."""
     folder, freed = RepositoryFolder(cache, repo), 0
+    _check_stays_in_cache(folder)
     try:
         for partial in folder.partials():
-            if not folder.is_locked(partial):
+            is_meant = etags is None or partial.name.partition(".")[0] in etags
+            if is_meant and not folder.is_locked(partial):
                 freed += partial.stat().st_size
                 partial.unlink()
         _remove_empty(folder.path)

@@ -6,6 +6,8 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import click
+
 from app.commands.options import MemoryQuery
 from app.commands.placement_request import request_by_file
 from app.commands.this_machine import this_machine
@@ -13,12 +15,14 @@ from app.entities.frozen import replace
 from app.entities.placement import Decision, Outcome
 from app.entities.refusal import Reason, Refusal
 from app.use_cases.launch.capabilities import launch_as_started
+from app.use_cases.placement.engine_gpus import as_the_engine_sees_them
 from app.use_cases.placement.placement import decide
 from app.use_cases.placement.world import World
 from app.use_cases.reporting.plans import Plan, plan_of
 from workers.build_downloads import model_to_download, planned_request
 
 if TYPE_CHECKING:
+    from app.entities.gpu import GpuSnapshot
     from app.entities.model import Model
     from app.settings.schema import Settings
     from app.use_cases.placement.request import PlacementRequest
@@ -65,4 +69,21 @@ class LocalMachine:
         settings, launch = self._settings, self._settings.launch_of()
         about_gpus = settings.gpu.enabled, settings.gpu.cpu_fallback, settings.gpu_names()
         limits = settings.constraints_of(), settings.gpu_limits(), settings.policy()
-        return this_machine(MemoryQuery("", launch.options, launch, *limits, *about_gpus))
+        return this_machine(MemoryQuery("", launch.options, launch, *limits, *about_gpus), self._as_used)
+
+    def _as_used(self, snapshot: GpuSnapshot) -> GpuSnapshot:
+        """The GPUs as the engine of a service here would see them; it is asked only if there are some."""
+        from workers.engine.binary import find_engine
+        from workers.engine.gpu_probe import probe_gpus
+        from workers.engine.probe_process import EngineNotFound
+        from workers.folders import cache_folder
+
+        about = self._settings.engine
+        if about.assume_gpu or not snapshot.gpus:
+            return snapshot
+        try:
+            engine = find_engine(about.binary, cache=cache_folder(), env=about.env)
+        except EngineNotFound as error:
+            click.echo(f"note: no engine ({error}): planned for one that can use the GPUs", err=True)
+            return snapshot
+        return as_the_engine_sees_them(snapshot, probe_gpus(engine, about.env, snapshot.gpus, lambda: None))

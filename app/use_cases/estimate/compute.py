@@ -161,9 +161,9 @@ def host_compute_bytes(shape: ModelShape, options: ModelOptions) -> int:
     w = graph_work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
     mask = mask_bytes(shape, w, cells, uses_flash_attention(shape, options), everywhere)
-    deepstack = 3 * shape.graph.deepstack * w.e  # the image features for the first layers
+    deepstack = 2 * shape.graph.deepstack * w.e  # the image features for the first layers
     if is_pipelined(shape, options):
-        return MAX_COPIES * mask + 10 * w.e + 3 * deepstack
+        return MAX_COPIES * mask + 10 * w.e + 4 * deepstack
     return mask + 4 * w.e + deepstack
 
 

@@ -70,7 +70,8 @@ def estimate_memory(
 ) -> Estimate:
     """What a llama-server for this model needs with these options, in bytes per device and in RAM. Never raises."""
     if is_shared(options):
-        return divided_estimate(estimate_memory(shape, on_one_gpu(options), gpu_overhead_bytes, companions), options)
+        whole = estimate_memory(shape, on_one_gpu(options), gpu_overhead_bytes, companions)
+        return divided_estimate(whole, options, shape.output_bytes if shape.has_tied_output else 0)
     ranges = device_layers(shape.hparams, options)
     needs = [_model_needs(shape, options, ranges)]
     if options.speculation == DRAFTS_ITSELF:

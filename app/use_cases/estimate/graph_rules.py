@@ -107,16 +107,26 @@ def _per_layer_embeddings(w: Work) -> int:
     return max(3 * w.ff + 4 * w.e, 4 * w.ff) + w.width(w.shape.per_layer)
 
 
+def _two_per_layer_embeddings(w: Work) -> int:
+    """gemma4 of b11549: they are there twice; a model without them computes as before."""
+    return _per_layer_embeddings(w) + (w.width(w.shape.per_layer) + w.e if w.shape.per_layer else 0)
+
+
 def _ernie(w: Work) -> int:
     return max(_experts(w, 6), 2 * w.expert_e + w.expert_ff + 3 * w.e)
 
 
+def padded_input_bytes(w: Work) -> int:
+    """The embeddings with the image features of the first layers, and one more (b11549; four of each in b11434)."""
+    return (2 + w.shape.deepstack) * w.e
+
+
 def _deepstack(w: Work) -> int:
-    return max(dense(w), 13 * w.e) + 4 * (1 + w.shape.deepstack) * w.e
+    return max(dense(w), 13 * w.e) + padded_input_bytes(w)
 
 
 def _deepstack_experts(w: Work) -> int:
-    return 2 * w.expert_e + 16 * w.e + 4 * (1 + w.shape.deepstack) * w.e
+    return 2 * w.expert_e + 16 * w.e + padded_input_bytes(w)
 
 
 # Experts by architecture; `experts` has the rule of all others.
@@ -124,7 +134,7 @@ EXPERTS: Mapping[str, Rule] = {
     **dict.fromkeys(("olmoe", "granitemoe", "minimax-m2", "phimoe", "dbrx", "kimi-linear", "mimo2"), _experts),
     **dict.fromkeys(("qwen3moe", "gpt-oss", "llama"), lambda w: _experts(w, 5)),
     **dict.fromkeys(("glm4moe", "granitehybrid", "llama4"), _fused),
-    **dict.fromkeys(("hunyuan-moe", "deepseek", "deepseek2"), lambda w: _experts(w, 6)),
+    **dict.fromkeys(("hunyuan-moe", "deepseek", "deepseek2", "deepseek2-ocr"), lambda w: _experts(w, 6)),
     **dict.fromkeys(("qwen2moe", "nemotron_h_moe"), _with_shared_expert),
     **dict.fromkeys(("bailingmoe2", "gemma4"), _grouped),
     **dict.fromkeys(("qwen35moe", "smallthinker", "qwen3next"), lambda w: _grouped(w, 5)),
@@ -137,8 +147,10 @@ OTHER_GRAPHS: Mapping[str, Rule] = {
     **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next"), _delta_net),
     **dict.fromkeys(("falcon-h1", "granitehybrid", "mamba2"), _mamba2),
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), lambda w: _mamba2(w, 4)),
-    **dict.fromkeys(("gemma3n", "gemma4"), _per_layer_embeddings),
+    "gemma3n": _per_layer_embeddings,
+    "gemma4": _two_per_layer_embeddings,
     **dict.fromkeys(("deepseek32", "glm-dsa"), lambda w: 1310720 * w.tokens),
+    "arwkv7": lambda w: 2 * w.ff + 16 * w.e + w.slots * w.shape.state_bytes,
     "jamba": lambda w: _mamba(w) + 2 * w.e,
     "mamba": _mamba,
     "qwen3vl": _deepstack,
@@ -165,4 +177,5 @@ def encoder(w: Work, flash: bool) -> int:
         network = w.expert_ff + w.expert_e + 4 * w.e
     else:
         network = (3 if w.shape.is_gated else 1) * w.ff + with_flash * w.e
+    network += w.width(w.shape.per_layer)
     return network if flash else max(network, w.width(w.shape.heads * w.tokens) + without * w.e)

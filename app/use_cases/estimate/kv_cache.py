@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from app.entities.launch import CELLS_PADDING, DRAFTS_ITSELF, ModelOptions
+from app.use_cases.estimate.compressed_caches import compressed_values, compressor_bytes
 from app.use_cases.model_shape.shape import Cache, ModelShape, between
 
 # Bytes and values per block (ggml-common.h) of the types that --cache-type-k and -v accept.
@@ -42,6 +43,8 @@ def cache_cells(shape: ModelShape, options: ModelOptions) -> CacheCells:
     """Cache capacities, rounded up as in llama.cpp (llama-context.cpp, llama-kv-cache-iswa.cpp)."""
     ctx = padded(options.ctx_size or shape.hparams.integer("context_length"))
     slots = max(1, options.parallel)
+    if shape.compressed:
+        return _cells_of_each_slot(shape, options, ctx, slots)
     base = ctx if options.kv_unified else padded(max(1, ctx // slots))
     streams = 1 if options.kv_unified else slots
     window_cells = shape.hparams.window_tokens * (slots if options.kv_unified else 1) + tokens_at_once(shape, options)
@@ -55,6 +58,14 @@ def tokens_at_once(shape: ModelShape, options: ModelOptions) -> int:
     tokens = min(options.batch_tokens, options.ubatch_tokens)
     requested = options.ctx_size or shape.hparams.integer("context_length")
     return min(tokens, requested) if shape.hparams.is_causal else tokens
+
+
+def _cells_of_each_slot(shape: ModelShape, options: ModelOptions, ctx: int, slots: int) -> CacheCells:
+    """Of caches that are never unified."""
+    base = ctx if options.kv_unified else padded(max(1, ctx // slots))
+    window_cells = shape.hparams.window_tokens + tokens_at_once(shape, options)
+    window = base if options.swa_full else padded(min(base, window_cells))
+    return CacheCells(ctx if options.kv_unified else base * slots, base, window, slots)
 
 
 def context_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
@@ -105,6 +116,10 @@ def _context(shape: ModelShape, options: ModelOptions, cells: CacheCells, start:
         total += _padding(options.cache_type_v, between(cache.v_padding, start, stop))
     indexer = between(shape.indexer_width, start, stop)
     total += cells.streams * cells.base * row_bytes(indexer, options.cache_type_k)
+    total += cells.streams * cells.base * row_bytes(between(shape.indexer_v_width, start, stop), options.cache_type_v)
+    if shape.compressed:
+        total += cells.streams * row_bytes(compressed_values(shape, cells.base, start, stop), options.cache_type_k)
+        total += cells.streams * _states(options) * compressor_bytes(shape, start, stop)
     return total + max(1, options.parallel) * _states(options) * between(shape.state_bytes, start, stop)
 
 

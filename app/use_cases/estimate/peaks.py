@@ -7,7 +7,14 @@ server-context.cpp, server_output_limits).
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
-from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, encoder, experts
+from app.use_cases.estimate.graph_rules import (
+    OTHER_GRAPHS,
+    Work,
+    dense,
+    encoder,
+    experts,
+    padded_input_bytes,
+)
 from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
@@ -42,7 +49,9 @@ def peak_bytes(
     other = OTHER_GRAPHS.get(graph.architecture)
     if other and (has_inputs or not graph.deepstack):
         candidates.append(other(w))
-    padded_inputs = 4 * (1 + graph.deepstack) * w.e + 6 * w.e if graph.deepstack and has_inputs else 0
+    padded_inputs = padded_input_bytes(w) + 6 * w.e if graph.deepstack and has_inputs else 0
+    if graph.architecture == "gemma4" and graph.per_layer:
+        padded_inputs = w.width(graph.per_layer) + 2 * w.e
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:

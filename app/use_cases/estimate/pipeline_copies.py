@@ -17,6 +17,9 @@ _MAMBA2 = ("mamba2", "nemotron_h", "nemotron_h_moe")
 _MAMBA = ("mamba", "jamba")
 _RWKV = ("rwkv6", "rwkv7")
 _WITHOUT_FIRST_NORM = ("olmo2",)  # no norm before attention: only the residual is copied
+# ffn_down_exps is marked GGML_PREC_F32 (llama-graph.cpp, build_moe_ffn), which CUDA refuses for MUL_MAT_ID
+# (ggml-cuda.cu, ggml_backend_cuda_device_supports_op): the CPU multiplies, and the result comes back.
+_EXPERTS_ON_CPU = ("mistral4",)
 _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 
 # Encoders copy sums and norms of their own: E on the first device, and on every other.
@@ -51,7 +54,11 @@ def _family_copies(shape: ModelShape, tokens: int, used: list[range], index: int
     graph, e = shape.graph, 4 * tokens * shape.graph.embd
     family = graph.architecture
     if family in _DEEPSTACK:
-        return 4 * (1 + graph.deepstack * (4 + graph.deepstack)) * e - 12 * e if index == 0 else 0
+        return (8 * graph.deepstack - 4) * e if index == 0 else 0
+    if family == "gemma4" and graph.per_layer:
+        return 8 * tokens * graph.per_layer + 4 * e if index == 0 else 0
+    if family in _EXPERTS_ON_CPU:
+        return _experts_from_cpu(shape, tokens, used[index])
     if family == "gemma3n":
         return _altup(shape, tokens, used, index)
     if family not in _MAMBA + _MAMBA2 + _RWKV:
@@ -67,6 +74,13 @@ def _family_copies(shape: ModelShape, tokens: int, used: list[range], index: int
 
 def _is_state(shape: ModelShape, layer: int) -> bool:
     return layer < shape.hparams.n_layer and shape.hparams.has_state[layer]
+
+
+def _experts_from_cpu(shape: ModelShape, tokens: int, layers: range) -> int:
+    """What the CPU computed for each layer, for all tokens; the last layer computes one token of each slot."""
+    each = 4 * tokens * shape.graph.embd * shape.graph.experts_used
+    count = min(layers.stop, shape.hparams.n_layer - 1) - layers.start
+    return (MAX_COPIES * count - 2) * each + 5 * tokens * shape.graph.embd // 2 if count > 0 else 0
 
 
 def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:

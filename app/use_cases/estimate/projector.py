@@ -74,7 +74,7 @@ def projector_memory(of: Projector, options: ModelOptions) -> tuple[DeviceMemory
     graph = max(_graph(of, options, patches), 4 * AUDIO_POSITIONS * (of.audio_ff + 6 * of.audio_embd))
     inputs = 4 * patches * (3 * of.patch**2 + (0 if of.kind == GEMMA3 else 4))
     if of.kind == QWEN2_5:
-        inputs += 4 * patches**2  # the window mask
+        inputs += (4 if options.flash_attn == "off" else 2) * patches**2  # the window mask
     if options.devices and options.mmproj_offload:
         return DeviceMemory(of.weights_bytes, 0, graph), DeviceMemory(0, 0, inputs)
     return DeviceMemory(), DeviceMemory(of.host_weights_bytes, 0, max(graph, inputs))
@@ -97,6 +97,6 @@ def _graph(of: Projector, options: ModelOptions, patches: int) -> int:
     widths = {
         GEMMA3: of.ff + 3 * of.embd,
         QWEN3: max(9 * of.embd, of.ff + 5 * of.embd) + pixels,
-        QWEN2_5: 2 * of.ff + 4 * of.embd + pixels,
+        QWEN2_5: 3 * of.ff + 2 * of.embd + pixels,
     }.get(of.kind, of.ff + 9 * of.embd + pixels)
-    return 4 * patches * widths + (6 * patches**2 if of.kind == QWEN2_5 else 0)
+    return 4 * patches * widths + (2 * patches**2 if of.kind == QWEN2_5 else 0)

@@ -46,10 +46,13 @@ WINDOWS: Mapping[str, SlidingWindow] = {
 }
 
 # These list their windowed layers in the file, as an array of booleans.
-LISTED_WINDOWS = frozenset({"gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"})
+LISTED_WINDOWS = frozenset({"dots3note", "gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"})
 
 # All attention layers of these use the window, if there is one.
-ALL_WINDOWED = frozenset({"lfm2", "lfm2moe"})
+ALL_WINDOWED = frozenset({"deepseek4", "lfm2", "lfm2moe"})
+
+# Beside the window they keep compressed keys of all tokens, and no values.
+WITH_COMPRESSED_CACHES = frozenset({"deepseek4"})
 
 # No memory between requests: encoders and diffusion models.
 WITHOUT_CACHE = frozenset(
@@ -92,9 +95,6 @@ LOOPED = frozenset({"nanbeige"})
 WITH_ROUTER_LAYER = frozenset({"graniteswitch"})
 
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
-
-# DeepSeek's sparse attention: a cache of index keys beside the KV cache.
-WITH_INDEXER = frozenset({"deepseek32", "glm-dsa"})
 
 # The first layers own a KV cache, the others read it ...
 WITH_SHARED_CACHES = frozenset({"gemma3n", "gemma4"})

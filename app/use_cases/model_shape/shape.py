@@ -17,6 +17,7 @@ from app.entities.gguf import GgufHeader, Tensor
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.graph_shape import GraphShape, graph_shape
 from app.use_cases.model_shape.hparams import Hparams
+from app.use_cases.model_shape.indexer import indexer_widths
 
 PADDED_ROW = 512  # values; CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
@@ -60,6 +61,9 @@ class ModelShape:
     reads_base: Totals  # layers that attend to the whole context, including those that read another layer's cache
     reads_window: Totals
     indexer_width: Totals
+    indexer_v_width: Totals
+    indexer_head: int
+    compressed: tuple[tuple[int, Totals], ...]  # by tokens per key of a compressed cache: the layers that have it
     drafting: tuple[tuple[int, int], ...]  # values per token in K and V of each MTP layer
     v_width_max: int  # without flash attention every V is padded to the widest
     state_bytes: Totals  # recurrent state of one sequence
@@ -80,7 +84,7 @@ def model_shape(header: GgufHeader) -> ModelShape:
     kv = [_kv_width(hp, il) for il in hp.layers]
     owns = [hp.has_kv[il] and not hp.is_windowed[il] for il in hp.layers]
     owns_window = [hp.has_kv[il] and hp.is_windowed[il] for il in hp.layers]
-    indexer = hp.integer("attention.indexer.key_length") if hp.architecture in arch.WITH_INDEXER else 0
+    indexer = indexer_widths(hp)
     return ModelShape(
         hparams=hp,
         **_weights(header, hp),
@@ -92,7 +96,10 @@ def model_shape(header: GgufHeader) -> ModelShape:
         reads_window=totals(
             int(reads and windowed) for reads, windowed in zip(_reads(hp), hp.is_windowed, strict=True)
         ),
-        indexer_width=totals(indexer if own else 0 for own in owns),
+        indexer_width=totals(k for k, _ in indexer),
+        indexer_v_width=totals(v for _, v in indexer),
+        indexer_head=hp.integer("attention.indexer.key_length"),
+        compressed=_compressed(hp),
         drafting=tuple(kv[hp.n_layer :]),
         v_width_max=max((v for _, v in kv), default=0),
         state_bytes=totals(hp.state_bytes if state else 0 for state in hp.has_state),
@@ -188,6 +195,11 @@ def _two_largest(tensors: Iterable[Tensor]) -> int:
     return sum(sorted(tensor.size_bytes for tensor in tensors)[-2:])
 
 
+def _compressed(hp: Hparams) -> tuple[tuple[int, Totals], ...]:
+    ratios = hp.per_layer("attention.compress_ratios") if hp.architecture in arch.WITH_COMPRESSED_CACHES else ()
+    return tuple((kept, totals(int(ratio == kept) for ratio in ratios)) for kept in sorted({*ratios} & {4, 128}))
+
+
 def _reads(hp: Hparams) -> list[bool]:
     shares = hp.architecture in arch.WITH_SHARED_CACHES
     return [hp.has_kv[il] or (shares and il < hp.n_layer) for il in hp.layers]
@@ -195,7 +207,8 @@ def _reads(hp: Hparams) -> list[bool]:
 
 def _kv_width(hp: Hparams, il: int) -> tuple[int, int]:
     heads, windowed = hp.n_head_kv[il], hp.is_windowed[il]
-    return heads * hp.k_head(windowed), 0 if hp.is_mla else heads * hp.v_head(windowed)
+    has_values = not hp.is_mla and hp.architecture not in arch.WITH_COMPRESSED_CACHES
+    return heads * hp.k_head(windowed), heads * hp.v_head(windowed) if has_values else 0
 
 
 def _widest(kv: list[tuple[int, int]], owns: list[bool]) -> tuple[int, int]:
