@@ -172,8 +172,8 @@ def test_llama_embed_has_a_cache_and_an_output_matrix_that_its_graph_does_not_us
 
 def test_a_quantized_v_cache_keeps_flash_attention():
     """llama.cpp, src/llama-context.cpp: "quantized V cache was requested, but this requires Flash Attention"."""
-    values = {"attention__head_count_kv": (2, 0, 2, 0), "shortconv__l_cache": 3}
-    options = ModelOptions(ctx_size=32768, parallel=1, n_gpu_layers=2, cache_type_k="q8_0", cache_type_v="q8_0")
-    found = estimate_memory(small_model("lfm2", 4, **values), options).devices[0]
+    values = {"attention__head_count_kv": (0, 2, 0, 2, 0, 2), "shortconv__l_cache": 3}
+    options = ModelOptions(ctx_size=32768, parallel=1, n_gpu_layers=3, cache_type_k="q8_0", cache_type_v="q8_0")
+    found = estimate_memory(small_model("lfm2", 6, **values), options).devices[0]
     scores = 512 * 4 * HEADS * 32768  # half a gigabyte without
     assert found.compute_bytes < scores / 4
