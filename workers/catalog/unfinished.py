@@ -17,7 +17,8 @@ _IN_ITS_PLACE = (".part", ".!qB", ".!ut", ".crdownload", ".incomplete", ".downlo
 def marker_of(path: str, exists: Callable[[str], bool] = os.path.lexists) -> str:
     """The file that says that the one at `path` is not complete; "" if there is none."""
     folder, name = os.path.split(path)
-    markers = (*(path + suffix for suffix in (*_BESIDE, *_IN_ITS_PLACE)), os.path.join(folder, f"{_LM_STUDIO}{name}.part"))
+    markers = [path + suffix for suffix in (*_BESIDE, *_IN_ITS_PLACE)]
+    markers.append(os.path.join(folder, f"{_LM_STUDIO}{name}.part"))
     return next(filter(exists, markers), "")
 
 
