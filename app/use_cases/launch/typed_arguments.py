@@ -114,9 +114,8 @@ def _check_value(name: str, value: str) -> None:
     try:
         read_option(name, value)
     except ValueError:
-        raise WrongArgument(f"{name} does not take {value[:100]!r}") from None
-    if name in PATTERNS and not all("=" in pair for pair in value.split(",")):
-        raise WrongArgument(f"{name} takes PATTERN=BUFFER,..., such as exps=CPU; not {value[:100]!r}")
+        form = " (PATTERN=BUFFER,..., such as exps=CPU or attn=CUDA1)" if name in PATTERNS else ""
+        raise WrongArgument(f"{name} does not take {value[:100]!r}{form}") from None
 
 
 def _unmeasured(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
