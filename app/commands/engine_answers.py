@@ -84,8 +84,7 @@ def engine_correction(
         projected = project_on_cpu(_model_to_start(query, arguments, options), engine.facts, settings.engine.env)
     except NotProjected as error:
         return Correction(problem=f"the engine did not answer: {error}")
-    on_cpu = replace(options, devices=0, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
-    return correction(estimate_memory(shape, on_cpu, companions=companions), projected)
+    return correction(estimate_memory(shape, options.without_gpus, companions=companions), projected)
 
 
 def _model_to_start(query: MemoryQuery, arguments: TypedArguments, options: ModelOptions) -> Model:

@@ -97,7 +97,8 @@ def estimate(
         print_json(report)
     else:
         why = why_nothing_fits(shape, options, companions, sizes) if sizes and not fits else ""
-        click.echo("\n".join(report_lines(report, result, why)))
+        name = query.model.name if query.model else ""
+        click.echo("\n".join(report_lines(report, result, why, name)))
     if fits == []:
         sys.exit(ANSWER_IS_NO)
 

@@ -46,14 +46,14 @@ def _items(memory: DeviceMemory) -> dict[str, int]:
     return asdict(memory) | {"total_bytes": memory.total_bytes}
 
 
-def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list[str]:
-    """The report as text, in MiB."""
+def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str, name: str = "") -> list[str]:
+    """The report as text, in MiB. `name`: of a model of the catalogue."""
     model, settings = report["model"], report["settings"]
     slots = settings["parallel"]
     sharing = " sharing it" if settings["kv_unified"] and slots > 1 else ""
     about = f"{_printable(model['architecture'])}, {model['tensor_bytes'] / MIB:,.0f} MiB of tensors"
     return [
-        f"{os.path.basename(model['path'])}  ({about})",
+        f"{name or os.path.basename(model['path'])}  ({about})",
         f"context {settings['ctx_size']:,}, {slots} slot{'s' * (slots > 1)}{sharing},"
         f" KV {settings['cache_type_k']}/{settings['cache_type_v']}",
         "",

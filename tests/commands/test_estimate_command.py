@@ -168,6 +168,15 @@ def test_an_automatic_context_is_that_on_this_machine(demo: str, tmp_path: Path)
         assert (report["settings"]["ctx_size"], report["notes"]) == (2048, [])
 
 
+def test_a_model_of_the_catalogue_is_called_by_its_name(demo: str, tmp_path: Path):
+    """Files of Ollama are called sha256-..."""
+    blob = tmp_path / f"sha256-{'a' * 64}"
+    blob.symlink_to(demo)
+    (tmp_path / "config.yaml").write_text(f"models: {{mine: {{path: '{blob}'}}}}\n")
+    result = run_estimate("mine", "--config", str(tmp_path / "config.yaml"))
+    assert result.output.startswith("mine  (llama, ")
+
+
 def test_an_unservable_model_is_one_line_with_the_reason(tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(f"models: {{gone: {{path: '{tmp_path}/none.gguf'}}, other: {{path: '{tmp_path}/none2.gguf'}}}}\n")

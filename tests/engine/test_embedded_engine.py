@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from app.ports import Address
+from tests.helpers.gguf_bytes import Info, a_file
 from workers.catalog.demo_model import write_demo_model
 from workers.engine_metrics.exposition import engine_metrics
 from workers.engine_metrics.fetch import fetch
@@ -250,6 +251,18 @@ def post(port: int, path: str, **body):
 def test_a_bad_projector_is_rejected(demo):
     ended = run("-m", str(demo), "--port", "0", "--no-warmup", "--mmproj", str(demo))
     assert (ended.returncode, f"failed to load multimodal model, '{demo}'" in ended.stderr) == (1, True), ended.stderr
+
+
+def test_adapters_are_loaded(demo, tmp_path):
+    """Models of Ollama may have some; the option was missing."""
+    metadata = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
+    tensors = [Info(f"blk.0.attn_q.weight.lora_{half}", shape) for half, shape in (("a", (64, 4)), ("b", (4, 64)))]
+    paths = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
+    for path in paths:
+        path.write_bytes(a_file({**metadata, "adapter.lora.alpha": 8.0}, tensors))
+    with serving(demo, "--no-warmup", *(each for path in paths for each in ("--lora", str(path)))) as started:
+        loaded = get(started.port, "/lora-adapters")[1]
+    assert [(each["path"], each["scale"]) for each in loaded] == [(str(path), 1.0) for path in paths]
 
 
 def test_chat_options_take_effect(demo):
