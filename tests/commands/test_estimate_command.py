@@ -26,8 +26,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def run_estimate(*args: str) -> Result:
-    # --config sets a variable, which must not reach the services of later tests.
-    return CliRunner().invoke(main, ["estimate", *args], env={"LLAMA_SMART_PROXY_CONFIG": None})
+    return CliRunner().invoke(main, ["estimate", *args])
 
 
 def answer(*args: str) -> dict:
@@ -266,3 +265,12 @@ def test_tensors_split_over_gpus_are_divided_with_low_confidence(demo: str):
     assert abs(first["weights_bytes"] + second["weights_bytes"] - alone["weights_bytes"]) <= 1
     assert first["compute_bytes"] == second["compute_bytes"] == alone["compute_bytes"]
     assert first["margin_bytes"] > 0 and second["margin_bytes"] > 0
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_a_variable_that_a_command_sets_does_not_reach_the_next_test(tmp_path: Path, turn: str):
+    """It named a file in a folder that was gone, and a service of a later test did not start."""
+    assert "LLAMA_SMART_PROXY_CONFIG" not in os.environ
+    (tmp_path / "config.yaml").write_text("{}")
+    assert run_estimate("of-no-model", "--config", str(tmp_path / "config.yaml")).exit_code == 2
+    assert "LLAMA_SMART_PROXY_CONFIG" in os.environ
