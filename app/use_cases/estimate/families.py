@@ -162,8 +162,8 @@ def _parsed(line: str) -> tuple[str, dict[StartKind, Agreement]]:
 
 def _cell(text: str) -> tuple[StartKind, Agreement]:
     kind, rows, error, total, compute, *settings = text.split(":")
-    shares = (float(each) / 100 for each in (error, total, compute))
-    return StartKind(kind), Agreement(int(rows), *shares, Settings(*map(int, settings)))
+    worst, of_total, of_compute = (float(each) / 100 for each in (error, total, compute))
+    return StartKind(kind), Agreement(int(rows), worst, of_total, of_compute, Settings(*map(int, settings)))
 
 
 _MEASURED: Mapping[str, Mapping[StartKind, Agreement]] = dict(map(_parsed, TABLE.split("\n")))
