@@ -18,7 +18,7 @@ from pathlib import Path
 from app.use_cases.estimate import compute, margin_table
 from app.use_cases.estimate.companions import NO_COMPANIONS
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.families import ANY_FAMILY, WITH_COMPANIONS, Agreement, Settings, StartKind, kinds
+from app.use_cases.estimate.families import ANY_FAMILY, WITH_COMPANIONS, Agreement, MeasuredSettings, StartKind, kinds
 from app.use_cases.estimate.kv_cache import tokens_at_once
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.model_shape.shape import ModelShape
@@ -82,7 +82,7 @@ def _key(one: Comparison) -> tuple[str, str]:
 def _agreement(compared: list[Comparison]) -> Agreement:
     total_share, compute_share = min(_covering(compared), key=lambda pair: _cost(compared, *pair))
     sizes = {one.tokens for one in compared}
-    settings = Settings(len(sizes), min(sizes), max(sizes), max(one.slots for one in compared))
+    settings = MeasuredSettings(len(sizes), min(sizes), max(sizes), max(one.slots for one in compared))
     return Agreement(len(compared), max(one.error for one in compared), total_share, compute_share, settings)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from app.entities.launch import ModelOptions
 from app.entities.memory import Confidence, MeasuredError
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.families import Agreement, Settings, StartKind, agreement, kinds
+from app.use_cases.estimate.families import Agreement, MeasuredSettings, StartKind, agreement, kinds
 from bench.estimate import shape_of
 from bench.margins import Comparison, module, table
 from bench.truth.table import read_all
@@ -44,7 +44,7 @@ def test_no_recorded_start_that_is_exact_is_off():
 
 def test_exact_asks_for_many_rows_several_ubatch_sizes_and_settings_between_theirs():
     """gemma-4-e4b with a ubatch of 128 was off by 0.22 %, and gemma-3-270m with 16 slots by 0.75 %."""
-    settings = Settings(ubatches=3, smallest_ubatch=256, largest_ubatch=2048, most_slots=8)
+    settings = MeasuredSettings(ubatches=3, smallest_ubatch=256, largest_ubatch=2048, most_slots=8)
     agreement = Agreement(8, 0.0002, 0.0, 0.0, settings)
     assert agreement.is_exact and settings.include(512, 8)
     assert not settings.include(128, 1) and not settings.include(512, 16)

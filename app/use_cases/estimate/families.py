@@ -43,7 +43,7 @@ NAMES: Mapping[StartKind, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class MeasuredSettings:
     """What the rows of a kind were measured with: the compute buffer's rules depend on it."""
 
     ubatches: int = 0  # different sizes
@@ -63,7 +63,7 @@ class Agreement:
     error: float  # of the row that is most off, as a share of the total
     total_share: float  # to be booked on top: of the total ...
     compute_share: float  # ... and of the compute buffer
-    settings: Settings = Settings()
+    settings: MeasuredSettings = MeasuredSettings()
 
     @property
     def is_exact(self) -> bool:
@@ -163,7 +163,7 @@ def _parsed(line: str) -> tuple[str, dict[StartKind, Agreement]]:
 def _cell(text: str) -> tuple[StartKind, Agreement]:
     kind, rows, error, total, compute, *settings = text.split(":")
     worst, of_total, of_compute = (float(each) / 100 for each in (error, total, compute))
-    return StartKind(kind), Agreement(int(rows), worst, of_total, of_compute, Settings(*map(int, settings)))
+    return StartKind(kind), Agreement(int(rows), worst, of_total, of_compute, MeasuredSettings(*map(int, settings)))
 
 
 _MEASURED: Mapping[str, Mapping[StartKind, Agreement]] = dict(map(_parsed, TABLE.split("\n")))

@@ -22,8 +22,8 @@ def used_gpus(options: ModelOptions) -> tuple[int, ...]:
     if not _is_alone(options):
         return tuple(range(options.devices))
     draft = options.draft_device
-    is_beside = draft is not None and draft != options.main_gpu and draft < options.devices
-    return (options.main_gpu, draft) if draft is not None and is_beside else (options.main_gpu,)
+    is_elsewhere = draft is not None and draft != options.main_gpu and draft < options.devices
+    return (options.main_gpu, draft) if draft is not None and is_elsewhere else (options.main_gpu,)
 
 
 def _is_alone(options: ModelOptions) -> bool:
