@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, ModelOptions
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, LoadMode, ModelOptions
 from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section
 from app.use_cases.launch.parsed_args import parse_model_options
 
@@ -57,6 +57,15 @@ class ModelDefaults(Section):
         "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
     )
 
+    load_mode: LoadMode = Field(
+        LoadMode.AUTO,
+        description=(
+            "How the model's file is read. mmap: mapped into memory; read: into buffers; direct: into buffers, past "
+            "the page cache. auto: read for weights that all go to GPUs, direct where GPUs use RAM as their memory, "
+            "else as the engine itself does: docs/loading.md."
+        ),
+    )
+
     def over_arguments(self, args: Sequence[str]) -> ModelOptions:
         """The options of a llama-server launched with `args` and these keys, which override `args`.
 
@@ -75,4 +84,7 @@ class ModelDefaults(Section):
             keys["n_gpu_layers"] = ALL_LAYERS
         if isinstance(self.cpu_moe, int):
             keys["n_cpu_moe"] = self.cpu_moe
-        return replace(parse_model_options(args), **keys)
+        parsed = parse_model_options(args)
+        if self.load_mode is LoadMode.AUTO:
+            keys["load_mode"] = parsed.load_mode
+        return replace(parsed, **keys)

@@ -9,6 +9,7 @@ from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOp
 from app.entities.model import Model
 from app.entities.placement import Placement
 from app.use_cases.estimate.kv_cache import is_quantized
+from app.use_cases.launch.load_mode import load_mode_arguments
 
 ANY_PORT = 0
 KEY_VARIABLE = "LLAMA_API_KEY"
@@ -89,6 +90,7 @@ def launch_plan(
         *(word for name, field in _ALWAYS for word in (name, str(getattr(options, field)))),
         *(word for name, text in _UNLESS_DEFAULT if (value := text(options)) for word in (name, value)),
         *_flash_attention(options.flash_attn, engine),
+        *load_mode_arguments(options.load_mode, engine),
         *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
     for option in (*_optional_arguments(settings), *_fit_arguments(settings, engine)):
