@@ -65,6 +65,7 @@ def choice(placement: Placement, file: FileFacts = FileFacts(), offered=ALL, **s
         (replace(ON_GPU, n_cpu_moe=3), SPARE, AUTO),
         (replace(ON_GPU, vulkan_numbers=(0,)), SPARE, AUTO),
         (ON_GPU, FileFacts(), READ),
+        (ON_GPU, SPARE, READ),
         (ON_GPU, FileFacts(1.0, "ext4", 0), READ),
         (UNIFIED, SPARE, DIRECT),
         (UNIFIED, replace(SPARE, cached_share=0.9), READ),
