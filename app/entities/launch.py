@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 class EngineKind(enum.StrEnum):
@@ -110,7 +110,14 @@ class ModelOptions:
     @property
     def batch_tokens(self) -> int:
         """The batch_size that a server is started with."""
-        return self.batch_size if self.ubatch_size != AUTO_UBATCH else max(self.batch_size, self.ubatch_tokens)
+        is_chosen = self.ubatch_size != AUTO_UBATCH or self.task is Task.COMPLETION
+        return self.batch_size if is_chosen else max(self.batch_size, self.ubatch_tokens)
+
+    @property
+    def without_gpus(self) -> ModelOptions:
+        """For a server that has none: everything is in RAM, whatever the other options say."""
+        in_ram = replace(self, devices=0, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
+        return replace(in_ram, overrides=(), kv_offload=True, mmproj_offload=True)
 
 
 @dataclass(frozen=True, slots=True)

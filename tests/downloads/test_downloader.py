@@ -192,6 +192,17 @@ def test_a_flood_of_pulls_is_rejected(hub: HubServer, cache: Path) -> None:
         answers.set()
 
 
+def test_one_key_leaves_a_place_for_others(hub: HubServer, cache: Path) -> None:
+    answers = threading.Event()
+    with closing(downloader(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub))) as found:
+        with pytest.raises(Overloaded, match="3 models are being downloaded for the key 'ann'"):
+            for number in range(4):
+                found.start(RepositoryName(f"org/model-{number}"), "ann")
+        found.start(RepositoryName("org/model-1"), "ann")  # joins the one that runs
+        found.start(RepositoryName("org/model-4"), "bob")
+        answers.set()
+
+
 def test_without_a_thread_it_fails_at_once(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

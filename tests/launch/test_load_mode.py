@@ -85,6 +85,11 @@ def test_auto_chooses_only_what_the_engine_offers():
     assert choice(UNIFIED, SPARE, frozenset({MMAP, READ})) is READ
 
 
+def test_auto_leaves_split_tensors_to_the_engine():
+    both = replace(ON_GPU, uuids=("GPU-a", "GPU-b"), layers=(17, 16))
+    assert [choice(both, split_mode=mode) for mode in ("layer", "none", "row", "tensor")] == [READ, READ, AUTO, AUTO]
+
+
 @pytest.mark.parametrize("args", [("--mlock",), ("--load-mode", "mlock"), ("--lazy-mode=on",), ("--numa", "isolate")])
 def test_arguments_of_the_model_count_more_than_auto(args: tuple[str, ...]):
     assert choice(ON_GPU, args=args) is AUTO

@@ -4,8 +4,8 @@ Mapping a file makes the kernel read it page by page before anything is copied t
 copies while it reads (llama_model_loader::load_all_data, llama.cpp b11549). On the CPU a mapped file is used where it
 is, and its pages can be dropped.
 
-`auto` stays with the engine's own way unless it is known to be slow: for weights in RAM, with Vulkan, and where the
-`args` or variables of the model say something themselves.
+`auto` stays with the engine's own way unless it is known to be slow: for weights in RAM, with Vulkan, for tensors that
+are split, and where the `args` or variables of the model say something themselves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WeightsIn(enum.Enum):
     RAM = enum.auto()  # some of them at least
     GPUS = enum.auto()  # all, with CUDA, on GPUs with their own memory
     UNIFIED = enum.auto()  # all, with CUDA, on GPUs whose memory is RAM
-    OTHER_GPUS = enum.auto()  # not with CUDA
+    OTHER_GPUS = enum.auto()  # not with CUDA, or each tensor on several
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def weights_in(launch: LaunchSettings, placement: Placement) -> WeightsIn:
     is_whole = options.n_gpu_layers >= ALL_LAYERS and not (options.n_cpu_moe or options.overrides)
     if placement.is_on_cpu or not is_whole:
         return WeightsIn.RAM
-    if placement.vulkan_numbers:
+    if placement.vulkan_numbers or options.split_mode in ("row", "tensor"):
         return WeightsIn.OTHER_GPUS
     return WeightsIn.UNIFIED if placement.unified else WeightsIn.GPUS
 

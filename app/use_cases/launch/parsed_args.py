@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from app.entities.launch import ALL_LAYERS, LaunchSettings, LoadMode, ModelOptio
 from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 MOST_DIGITS = 10
+_BUFFER = re.compile(r"CPU|RPC\S*|[A-Za-z]+[0-9]{1,3}")  # as in CUDA0, Vulkan1
 _Reading = Callable[[str], dict[str, Any]]
 
 # Options without a value, by any of their names.
@@ -96,10 +98,25 @@ def _slots(value: str) -> dict[str, Any]:
 
 def _override(names: str, field: str) -> dict[str, _Reading]:
     def read(value: str) -> dict[str, Any]:
-        pairs = (override.rpartition("=") for override in value.split(","))
-        return {field: tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+        pairs = [override.partition("=") for override in value.split(",")]
+        return {field: tuple((_pattern(pattern), _buffer(buffer)) for pattern, _, buffer in pairs)}
 
     return dict.fromkeys(names.split(), read)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(text) from error
+    return text
+
+
+def _buffer(name: str) -> str:
+    """The name of a device's own buffer type: llama-server does not start with another."""
+    if not _BUFFER.fullmatch(name):
+        raise ValueError(name)
+    return name
 
 
 def _load_mode(value: str) -> dict[str, Any]:
