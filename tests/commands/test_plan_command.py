@@ -30,7 +30,7 @@ def gpu(uuid: str, free: float, total: float = 24, **more: object) -> dict[str, 
 
 def run_plan(*args: str) -> Result:
     """Runs `plan` as on a machine without GPUs."""
-    return CliRunner().invoke(main, ["plan", *args], env={"LLAMA_SMART_PROXY_CONFIG": None, "CUDA_VISIBLE_DEVICES": ""})
+    return CliRunner().invoke(main, ["plan", *args], env={"CUDA_VISIBLE_DEVICES": ""})
 
 
 def answer(model: str, folder: Path, world: object, *args: str, status: int = 0) -> dict:

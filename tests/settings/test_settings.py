@@ -17,6 +17,7 @@ from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, AUTO_UBATCH, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
+from app.entities.memory import Confidence
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
@@ -33,7 +34,9 @@ from app.settings.schema_keys import is_section, section_in
 from app.settings.sections.model import ModelSettings
 from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.values import size_text
+from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.placement.contexts import STEPS
+from bench.estimate import shape_of
 from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
@@ -626,6 +629,18 @@ def test_an_experts_keys_become_options(tmp_path):
 def test_an_override_keeps_tensors_in_ram(tmp_path, override, message):
     (found,) = error_messages(tmp_path, f"models: {{m: {{tensor_overrides: ['{override}']}}}}")
     assert found == f"config.yaml: models.m.tensor_overrides[0]: {message}"
+
+
+def test_an_option_that_is_newer_than_this_release_is_passed_on_with_a_warning(tmp_path):
+    text = "models: {m: {args: [--temp, '-1', --zig-zag, '7', --jinja, --new=3]}, n: {args: [--lazy-mode, 'on']}}"
+    (tmp_path / "config.yaml").write_text(text)
+    found = read({PREFIX + "CONFIG": str(tmp_path / "config.yaml")})
+    (warning,) = [line for line in found.warnings if "models.m.args" in line]
+    assert "models.m.args: --zig-zag, --new: not known to this release; passed on to llama-server" in warning
+    options = {name: found.settings.launch_of(name).options for name in "mn"}
+    assert (options["m"].unmeasured, options["n"].unmeasured) == (("--zig-zag", "--new"), ("--lazy-mode",))
+    shape = shape_of("llama-3.1-8b", "Q4_K_M")
+    assert [estimate_memory(shape, each).confidence for each in options.values()] == [Confidence.LOW] * 2
 
 
 def test_an_automatic_context_has_4096_tokens(tmp_path):

@@ -20,7 +20,7 @@ from app.entities.request_rules import RequestRules
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, inspect_file
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
+from workers.catalog.model_files import DiscoveredModel, LoraAdapter, ModelFiles, mismatch_of
 from workers.catalog.ollama_manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -135,7 +135,7 @@ class _Store:
             (model,),
             model.problem or _kind_problem(model, FileKind.MODEL),
             source=ModelSource.OLLAMA,
-            adapters=tuple(os.path.join(self._blobs, blob) for blob in manifest.adapters),
+            adapters=tuple(LoraAdapter(os.path.join(self._blobs, blob)) for blob in manifest.adapters),
             requests=self._requests(name, manifest),
         )
         projectors = [self._file(blob, name) for blob in manifest.projectors]

@@ -83,6 +83,14 @@ def _add_adapter(params: Any, value: str) -> None:
     params.lora_adapters = [*params.lora_adapters, *adapters]
 
 
+def _add_scaled_adapter(params: Any, value: str) -> None:
+    import xllamacpp
+
+    pairs = [each.rpartition(":") for each in _split_list(value)]
+    adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale)) for path, _, scale in pairs]
+    params.lora_adapters = [*params.lora_adapters, *adapters]
+
+
 def _set_batch_threads(params: Any, value: str) -> None:
     params.cpuparams_batch.n_threads = int(value)
 
@@ -204,6 +212,7 @@ OPTIONS = (
     Option(("-mg", "--main-gpu"), "INDEX", "the GPU to use without a split (default: 0)", _set("main_gpu", int)),
     Option(("-mm", "--mmproj"), "FILE", "path of a multimodal projector", _set_projector),
     Option(("--lora",), "FNAME", "paths of LoRA adapters, comma-separated", _add_adapter),
+    Option(("--lora-scaled",), "FNAME:SCALE,...", "the same with their scales", _add_scaled_adapter),
     Option(("-tb", "--threads-batch"), "N", "CPU threads used for prompts (default: as --threads)", _set_batch_threads),
     Option(("-n", "--predict", "--n-predict"), "N", "tokens to predict, -1 = no limit", _set("n_predict", int)),
     Option(("--keep",), "N", "tokens of the prompt kept by a context shift (default: 0)", _set("n_keep", int)),

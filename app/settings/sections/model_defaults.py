@@ -10,6 +10,7 @@ from pydantic import Field
 
 from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, ModelOptions
 from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
+from app.use_cases.launch.known_options import unmeasured_options
 from app.use_cases.launch.parsed_args import parse_model_options
 
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
@@ -107,7 +108,7 @@ class ModelDefaults(Section):
         if isinstance(self.cpu_moe, int):
             keys["n_cpu_moe"] = self.cpu_moe
         found = parse_model_options(args)
-        return replace(found, **keys, overrides=found.overrides + self._overrides)
+        return replace(found, **keys, overrides=found.overrides + self._overrides, unmeasured=unmeasured_options(args))
 
     @property
     def _overrides(self) -> tuple[tuple[str, str], ...]:
