@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
 
 from app.commands.cli import main
+from app.commands.downloads.deleter import LocalDeleter
+from tests.helpers.ollama_models import LIBRARY, a_manifest
 from tests.helpers.pulling_service import PullingService, pulling
 from tests.terminal.test_downloads import NAME, a_download
 
@@ -39,3 +42,13 @@ def test_what_an_unfinished_download_left_is_deleted(before: list[dict[str, obje
         assert remove(service, NAME) == (0, f"deleted {NAME}: 1 MiB are free again")
     with pulling(before=before) as service:
         assert remove(service, NAME) == (0, f"deleted {NAME}: 0 MiB are free again")
+
+
+def test_without_a_service_the_problems_of_other_models_are_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    monkeypatch.setenv("LLAMA_SMART_PROXY_CATALOG__OLLAMA", "auto")
+    a_manifest(tmp_path, f"{LIBRARY}/broken/1b", model=b"none")
+    assert LocalDeleter().find("broken:1b") == ("broken:1b", 4)
+    assert caplog.messages == []

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from app.commands.downloads.named_service import status_or_reason
-from app.commands.options import exit_no, read_settings
+from app.commands.options import exit_no, logger_disabled, read_settings
 from app.commands.service.model_names import LIST_COMMAND, LIST_ROUTE, exit_without_model, model_path
 from app.commands.service_client import call_service, exit_with_error
 from app.entities.model_name import folded
@@ -67,7 +67,8 @@ class LocalDeleter:
 
         settings = read_settings(None)
         self._downloads = build_downloads(lambda: settings, lambda: None, LocalMachine(settings))
-        self._models = build_catalog(settings)
+        with logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
+            self._models = build_catalog(settings)
         self.place = str(hugging_face_cache(settings))
 
     def find(self, name: str) -> tuple[str, int | None]:
