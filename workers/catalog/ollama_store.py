@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -159,6 +160,8 @@ class _Store:
         if file.is_missing:  # also while Ollama downloads it, as BLOB-partial: server/download.go
             hint = f"`ollama pull {name.listed[0]}` downloads it, or resumes that"
             file = replace(file, problem=f"{blob} is missing in {self._blobs}: {hint}")
+        elif file.problem.endswith(os.strerror(errno.EACCES)):
+            file = replace(file, problem=f"{file.problem}; {HINT}")
         return replace(file, sha256=blob.removeprefix("sha256-").lower())
 
 
