@@ -13,7 +13,6 @@ import click
 from app.commands.console import json_option, print_json
 from app.commands.engine_answers import (
     ASK_OPTION,
-    corrected_unless_certain,
     engine_correction,
     remembered_request,
 )
@@ -31,6 +30,7 @@ from app.commands.options import (
 )
 from app.commands.this_machine import note_unmatched_names, this_machine
 from app.entities.placement import CPU, Card, Decision, Outcome
+from app.use_cases.estimate.projected import corrected_unless_certain
 from app.use_cases.launch.known_options import DEVICE_LISTS
 from app.use_cases.placement.cards import describe_card, format_mib
 

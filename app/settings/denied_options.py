@@ -21,7 +21,7 @@ _EXIT = "llama-server would exit after printing it"
 _RULES = (
     ("tools tools-* mcp* agent ag cors-* media-path api-prefix rpc", _UNSAFE),
     ("ui ui-* webui webui-*", "the proxy has its own status page"),
-    ("path models-* slot-save-path log-prompts-dir lora lora-* control-vector control-vector-*", _UNSAFE),
+    ("path models-* slot-save-path log-prompts-dir control-vector control-vector-*", _UNSAFE),
     ("host port reuse-port alias a api-key api-key-* ssl-* slots metrics props", _OURS),
     ("model m", "use models.NAME.path"),
     ("model-url mu hf hf-* hfr hff hft hfd hfrd hfv hfrv hffv docker-repo dr", "use models.NAME.repo"),
@@ -36,6 +36,8 @@ _RULES = (
     ("cache-type-k ctk", "use cache_type_k"),
     ("cache-type-v ctv", "use cache_type_v"),
     ("flash-attn fa", "use flash_attn"),
+    ("lora lora-scaled", "use models.NAME.lora"),
+    ("lora-*", _UNSAFE),
     ("mmproj-offload", "use mmproj_offload"),
     ("mmproj mmproj-* mm mmu", "use models.NAME.mmproj"),
     ("batch-size b", "use batch_size"),

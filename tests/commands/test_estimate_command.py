@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_only_types_that_were_tried_are_called_any(demo: str, tmp_path: Path):
 
 
 def test_options_without_the_expected_effect_are_noted(demo: str):
-    notes = answer(demo, "--ctx-size", "65536", "--ubatch-size", "4096", "--n-cpu-moe", "3")["notes"]
+    notes = answer(demo, "--ctx-size", "65536", "--ubatch-size", "4096", "--n-cpu-moe", "3")["notes"][:-1]
     assert [word for note, word in zip(notes, ("trained", "batch", "experts"), strict=True) if word in note] == [
         "trained",
         "batch",
@@ -165,7 +166,7 @@ def test_an_automatic_context_is_that_on_this_machine(demo: str, tmp_path: Path)
     assert (report["settings"]["ctx_size"], report["notes"][0]) == (32768, note)
     for typed in (("set",), ("m", "-c", "2048")):
         report = answer(*typed, "--config", str(config))
-        assert (report["settings"]["ctx_size"], report["notes"]) == (2048, [])
+        assert (report["settings"]["ctx_size"], report["notes"][:-1]) == (2048, [])
 
 
 def test_a_model_of_the_catalogue_is_called_by_its_name(demo: str, tmp_path: Path):
@@ -211,7 +212,7 @@ def test_llama_servers_other_options_count_as_it_spells_them(demo: str):
         0,
         plain["devices"][0]["context_bytes"],
     )
-    assert report["notes"] == ["no effect on memory: --temp"]
+    assert report["notes"][:-1] == ["no effect on memory: --temp"]
 
 
 def test_companion_files_can_be_named(demo: str):
@@ -231,6 +232,28 @@ def test_companion_files_can_be_named(demo: str):
 def test_an_option_that_cannot_be_estimated_is_exit_2(demo: str, args: tuple[str, ...], word: str):
     result = run_estimate(demo, *args)
     assert result.exit_code == 2 and word in result.output
+
+
+def test_the_confidence_says_what_stands_behind_it(demo: str):
+    modelled = answer(demo, "--devices", "2")
+    assert modelled["confidence"] == "modelled"
+    assert re.fullmatch(r"measured within \d[\d.]* % over \d+ rows", modelled["notes"][-1])
+    assert f"confidence: modelled, {modelled['notes'][-1]}\n" in run_estimate(demo, "--devices", "2").output
+    low = run_estimate(demo, "--no-op-offload").output
+    assert re.search(r"^confidence: low, 10 % booked on top\nthe effect of --no-op-offload", low, re.MULTILINE)
+
+
+def test_a_draft_model_may_have_a_gpu_that_its_model_does_not_use(demo: str):
+    def devices(*args: str) -> list[dict]:
+        return answer(demo, "-c", "4096", "--devices", "2", "-sm", "none", *args)["devices"]
+
+    (alone,) = devices("-devd", "CUDA1")
+    model, draft = devices("-devd", "CUDA1", "-md", demo)
+    assert (model["gpu"], draft["gpu"]) == (0, 1)
+    assert model["weights_bytes"] == alone["weights_bytes"] == draft["weights_bytes"]
+    (both,) = devices("-md", demo)
+    assert both["context_bytes"] == model["context_bytes"] + draft["context_bytes"]
+    assert devices("-mg", "1", "-devd", "CUDA0", "-md", demo)[1]["gpu"] == 0
 
 
 def test_tensors_split_over_gpus_are_divided_with_low_confidence(demo: str):
