@@ -154,6 +154,10 @@ _CACHES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1
 _CACHE_TYPES = {name: f"GGML_TYPE_{name.upper()}" for name in _CACHES}
 _FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 _FLASH_TYPES = {word: f"LLAMA_FLASH_ATTN_TYPE_{name}" for word, name in _FLASH.items()}
+_LOAD_MODES = {
+    word: f"LLAMA_LOAD_MODE_{word.upper().replace('+', '_')}"
+    for word in ("auto", "none", "mmap", "mlock", "mmap+mlock")
+} | {"dio": "LLAMA_LOAD_MODE_DIRECT_IO"}
 _SPLITS = {word: f"LLAMA_SPLIT_MODE_{word.upper()}" for word in ("none", "layer", "row", "tensor")}
 _REASONINGS = {
     word: f"COMMON_REASONING_FORMAT_{word.upper().replace('-', '_')}"
@@ -263,6 +267,12 @@ OPTIONS = (
     Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
     Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
     Option(("--mmap",), "", "memory-map the model (default: enabled)", _set_mmap, ("--no-mmap",)),
+    Option(
+        ("-lm", "--load-mode"),
+        "MODE",
+        "how to read the model: auto, none, mmap, mlock, mmap+mlock, dio (default: auto)",
+        _choice("load_mode", "llama_load_mode", **_LOAD_MODES),
+    ),
     Option(("--embedding", "--embeddings"), "", "serve embeddings only", _switch("embedding")),
     Option(("--rerank", "--reranking"), "", "serve reranking only", _set_rerank),
     Option(
