@@ -120,6 +120,7 @@ WORKERS = {
     "workers/catalog": {"workers/gguf"},
     "workers/downloads": {"workers/gguf"},
     "workers/measurement": {"workers/gpu"},
+    "workers/model_files": set(),
     "workers/server": {"workers/catalog", "workers/logs", "workers/measurement"},
     "workers/engine": {"workers/measurement", "workers/server"},
     "workers/engine_builds": {"workers/engine", "workers/gpu", "workers/server"},

@@ -35,7 +35,17 @@ AUTO_UBATCH = 0
 CELLS_PADDING = 256  # llama.cpp rounds a context up to a multiple of it
 
 
+PLAIN_DRAFT = "draft-simple"  # the --spec-type with a smaller model that drafts
 DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens
+
+
+class LoadMode(enum.StrEnum):
+    """How llama-server reads the weights of a model."""
+
+    AUTO = "auto"  # before a start: chosen for it; at a start: the engine's own way
+    MMAP = "mmap"  # the file is mapped: weights in RAM are pages of it, which the kernel can drop
+    READ = "read"  # into buffers, through the page cache
+    DIRECT = "direct"  # into buffers, past the page cache
 
 
 class Task(enum.StrEnum):
@@ -83,6 +93,7 @@ class ModelOptions:
     draft_n_cpu_moe: int = 0
     draft_overrides: tuple[tuple[str, str], ...] = ()
     unmeasured: tuple[str, ...] = ()  # options whose effect on memory is not known
+    load_mode: LoadMode = LoadMode.AUTO
     draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
 
     @property

@@ -170,7 +170,8 @@ def test_a_missing_file_is_ollamas_to_download(tmp_path: Path):
     blob = blob_of(tmp_path, gguf_bytes())
     os.rename(blob, f"{blob}-partial")
     assert catalog(tmp_path).find("gone:1b").problem == (
-        f"{os.path.basename(blob)} is missing in {tmp_path}/blobs: `ollama pull gone:1b` downloads it, or resumes that"
+        f"{os.path.basename(blob)[:19]}... is missing in {tmp_path}/blobs: "
+        "`ollama pull gone:1b` downloads it, or resumes that"
     )
 
 
@@ -271,6 +272,18 @@ def test_what_another_user_keeps_from_us_is_one_warning_that_says_what_to_do(
     assert names(tmp_path) == ["c:1b"]
     closed = tmp_path / "manifests" / LIBRARY / "a"
     assert caplog.messages == [f"{closed} cannot be read: Permission denied (and 1 more in {tmp_path}); {HINT}"]
+
+
+def test_a_file_that_another_user_keeps_from_us_is_the_problem_of_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """That both names are one file was a warning, too, with a change of the configuration as advice."""
+    for tag in ("1b", "latest"):
+        a_manifest(tmp_path, f"{LIBRARY}/x/{tag}", model=gguf_bytes())
+    forbid(monkeypatch, Path(blob := blob_of(tmp_path, gguf_bytes())))
+    problem = f"{os.path.basename(blob)} cannot be read: Permission denied; {HINT}"
+    assert {model.name: model.problem for model in catalog(tmp_path).models()} == {"x:1b": problem, "x": problem}
+    assert len(caplog.messages) == 2
 
 
 def test_a_store_that_cannot_be_read_is_one_warning_and_the_folders_are_served(

@@ -14,6 +14,7 @@ from app.entities.download import DownloadState
 from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, Overloaded
 from tests.downloads.pulls import (
+    DATA,
     FILE,
     MIB,
     NAME,
@@ -30,14 +31,7 @@ from tests.downloads.pulls import (
 from tests.helpers.hub_server import HubServer
 from workers.downloads import downloader as downloader_module
 
-pytestmark = pytest.mark.integration
-
-DATA = os.urandom(4 * MIB)
-
-
-@pytest.fixture(autouse=True)
-def repository(hub: HubServer) -> None:
-    hub.add(REPO, {FILE: DATA})
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("repository")]
 
 
 def test_a_complete_download_is_where_every_program_of_hugging_face_finds_it(hub: HubServer, cache: Path) -> None:

@@ -157,7 +157,7 @@ def test_files_of_other_programs_are_theirs_to_delete(tmp_path: Path):
     }
     catalog = Catalog([], LaunchSettings(), **folders)
     before = sorted(tmp_path.rglob("*"))
-    for name, advice in (("x:1b", "delete it with `ollama rm x:1b`"), ("u/Foo:Q4_0", f"delete it there ({studio})")):
+    for name, advice in (("x:1b", "`ollama rm` deletes it"), ("u/Foo:Q4_0", f"delete it there ({studio})")):
         with pytest.raises(NotSupported, match=re.escape(f"folder, which is never changed: {advice}")):
             delete_from_cache(tmp_path / "cache", catalog.find(name), [])
     assert sorted(tmp_path.rglob("*")) == before

@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from app.ports import Address
-from tests.helpers.gguf_bytes import Info, a_file
+from tests.helpers.tiny_models import write_adapter
 from workers.catalog.demo_model import write_demo_model
 from workers.engine_metrics.exposition import engine_metrics
 from workers.engine_metrics.fetch import fetch
@@ -255,14 +255,10 @@ def test_a_bad_projector_is_rejected(demo):
 
 def test_adapters_are_loaded(demo, tmp_path):
     """Models of Ollama may have some; the option was missing."""
-    metadata = {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora"}
-    tensors = [Info(f"blk.0.attn_q.weight.lora_{half}", shape) for half, shape in (("a", (64, 4)), ("b", (4, 64)))]
-    paths = [tmp_path / "one.gguf", tmp_path / "two.gguf"]
-    for path in paths:
-        path.write_bytes(a_file({**metadata, "adapter.lora.alpha": 8.0}, tensors))
-    with serving(demo, "--no-warmup", *(each for path in paths for each in ("--lora", str(path)))) as started:
+    one, two = (write_adapter(tmp_path / name) for name in ("one.gguf", "two.gguf"))
+    with serving(demo, "--no-warmup", "--lora", str(one), "--lora-scaled", f"{two}:0.5") as started:
         loaded = get(started.port, "/lora-adapters")[1]
-    assert [(each["path"], each["scale"]) for each in loaded] == [(str(path), 1.0) for path in paths]
+    assert [(each["path"], each["scale"]) for each in loaded] == [(str(one), 1.0), (str(two), 0.5)]
 
 
 def test_chat_options_take_effect(demo):

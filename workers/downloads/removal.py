@@ -53,7 +53,7 @@ def _repository_folder(cache: Path, model: Model) -> RepositoryFolder:
 def _why_not_here(model: Model) -> str:
     """And what to do. A file of Ollama may be that of several models."""
     if model.source is ModelSource.OLLAMA:
-        return f"{model.name} is in Ollama's folder, which is never changed: delete it with `ollama rm {model.name}`"
+        return f"{model.name} is in Ollama's folder, which is never changed: `ollama rm` deletes it"
     where = os.path.dirname(model.path) or "no folder"
     if model.source is ModelSource.LM_STUDIO:
         return f"{model.name} is in LM Studio's folder, which is never changed: delete it there ({where})"

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, ModelOptions
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, LoadMode, ModelOptions
+from app.settings.sections.speculative import Speculative, SpeculativeSettings
 from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
 from app.use_cases.launch.known_options import unmeasured_options
 from app.use_cases.launch.parsed_args import parse_model_options
@@ -65,6 +66,14 @@ class ModelDefaults(Section):
     partial_offload: OnOff = Field(
         "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
     )
+    speculative: Speculative = Field(
+        "off",
+        description=(
+            "Speculative decoding: off; or what drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the "
+            "model's own layers for it), `{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: "
+            "docs/speculative.md."
+        ),
+    )
     split_mode: Literal["layer", "tensor", "row"] = Field(
         "layer",
         description=(
@@ -86,6 +95,14 @@ class ModelDefaults(Section):
     threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = Field(
         None, description="CPU threads of the llama-server. null: as many as llama-server chooses."
     )
+    load_mode: LoadMode = Field(
+        LoadMode.AUTO,
+        description=(
+            "How the model's file is read. mmap: mapped into memory; read: into buffers; direct: into buffers, past "
+            "the page cache. auto: read for weights that all go to GPUs, direct where GPUs use RAM as their memory, "
+            "else as the engine itself does: docs/loading.md."
+        ),
+    )
 
     def over_arguments(self, args: Sequence[str]) -> ModelOptions:
         """The options of a llama-server launched with `args` and these keys, which override `args`.
@@ -101,6 +118,9 @@ class ModelDefaults(Section):
         if self.batch_size == "auto":  # llama-server reduces the larger one
             keys["batch_size"] = max(ModelOptions().batch_size, keys["ubatch_size"])
         keys["kv_offload"] = not self.no_kv_offload
+        if isinstance(self.speculative, SpeculativeSettings):
+            keys["speculation"] = self.speculative.speculation
+            keys["draft_max"] = self.speculative.max_tokens or ModelOptions().draft_max
         if self.ctx_size == "auto":
             keys["ctx_size"] = AUTO_CTX_TOKENS
         if self.n_gpu_layers == "all":
@@ -108,6 +128,8 @@ class ModelDefaults(Section):
         if isinstance(self.cpu_moe, int):
             keys["n_cpu_moe"] = self.cpu_moe
         found = parse_model_options(args)
+        if self.load_mode is LoadMode.AUTO:
+            keys["load_mode"] = found.load_mode
         return replace(found, **keys, overrides=found.overrides + self._overrides, unmeasured=unmeasured_options(args))
 
     @property

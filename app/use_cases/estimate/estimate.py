@@ -25,6 +25,7 @@ from app.use_cases.estimate.companions import (
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes, uncertain_bytes
 from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes, tokens_at_once
+from app.use_cases.estimate.load_staging import with_load_staging
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.estimate.shared_tensors import divided_estimate, is_shared, on_one_gpu
 from app.use_cases.estimate.tensor_split import device_layers, used_gpus
@@ -85,7 +86,8 @@ def estimate_memory(
     devices, host = add_needs(needs) if len(needs) > 1 else needs[0]
     estimate = _assembled(shape, options, companions, gpu_overhead_bytes, devices, host)
     uncertain = uncertain_bytes(shape, options, ranges)
-    return _with_more_margin(estimate, uncertain) if uncertain else estimate
+    estimate = _with_more_margin(estimate, uncertain) if uncertain else estimate
+    return with_load_staging(estimate, shape, options)
 
 
 def _with_more_margin(estimate: Estimate, size: int) -> Estimate:

@@ -10,6 +10,7 @@ from app.entities.model import Model
 from app.entities.placement import Placement
 from app.use_cases.estimate.kv_cache import is_quantized
 from app.use_cases.estimate.shared_tensors import is_shared
+from app.use_cases.launch.load_mode import load_mode_arguments
 
 ANY_PORT = 0
 KEY_VARIABLE = "LLAMA_API_KEY"
@@ -99,6 +100,7 @@ def launch_plan(
         *(word for name, text in _UNLESS_DEFAULT if (value := text(options)) for word in (name, value)),
         *(name for name, is_set in _SWITCHES_UNLESS_DEFAULT if is_set(options)),
         *_flash_attention(options.flash_attn, engine),
+        *load_mode_arguments(options.load_mode, engine),
         *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
     for option in (*_optional_arguments(settings), *_fit_arguments(settings, engine)):
@@ -165,8 +167,13 @@ def _own_environment(api_key: str, settings: LaunchSettings) -> dict[str, str]:
 def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
     """Options that some builds lack."""
     projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
+    options = settings.options
+    drafts = [("--spec-type", options.speculation)] if options.speculation != "none" else []
+    if options.speculation.startswith("draft"):
+        drafts.append(("--spec-draft-n-max", str(options.draft_max)))
     return [
         *projector,
+        *drafts,
         ("--kv-unified",)
         if settings.options.kv_unified
         else ("--no-kv-unified",),  # older builds always have separate caches

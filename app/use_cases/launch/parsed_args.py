@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
+from app.entities.launch import ALL_LAYERS, LaunchSettings, LoadMode, ModelOptions, Task
 from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 MOST_DIGITS = 10
@@ -40,6 +40,17 @@ _SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "--cpu-moe-draft": {"draft_n_cpu_moe": ALL_LAYERS},
     "-cmoed": {"draft_n_cpu_moe": ALL_LAYERS},
     "--spec-default": {"speculation": "ngram-mod"},
+    "--mmap": {"load_mode": LoadMode.MMAP},
+    "--no-mmap": {"load_mode": LoadMode.READ},
+    "--direct-io": {"load_mode": LoadMode.DIRECT},
+    "-dio": {"load_mode": LoadMode.DIRECT},
+}
+# Of --load-mode, which replaced these switches. With mlock nothing is changed: it says more than how to read.
+_LOAD_MODES = {
+    "none": LoadMode.READ,
+    "mmap": LoadMode.MMAP,
+    "dio": LoadMode.DIRECT,
+    **dict.fromkeys(("auto", "mlock", "mmap+mlock"), LoadMode.AUTO),
 }
 
 
@@ -111,6 +122,12 @@ def _buffer(name: str) -> str:
     return name
 
 
+def _load_mode(value: str) -> dict[str, Any]:
+    if value not in _LOAD_MODES:
+        raise ValueError(value)
+    return {"load_mode": _LOAD_MODES[value]}
+
+
 def _dense_in_ram(value: str) -> dict[str, Any]:
     """The patterns that common/arg.cpp generates for --n-cpu-ffn."""
     return {"overrides": tuple((rf"blk\.{il}\.ffn_(up|down|gate)\.", "CPU") for il in range(min(int(value), 512)))}
@@ -137,6 +154,7 @@ _VALUES: Mapping[str, _Reading] = {
     **_override("--override-tensor -ot", "overrides"),
     **_override("--spec-draft-override-tensor --override-tensor-draft -otd", "draft_overrides"),
     **_count("--spec-draft-n-cpu-moe --spec-draft-ncmoe --n-cpu-moe-draft -ncmoed", "draft_n_cpu_moe"),
+    **dict.fromkeys(("--load-mode", "-lm"), _load_mode),
     **dict.fromkeys(("--n-cpu-ffn", "-ncffn"), _dense_in_ram),
     **dict.fromkeys(("--tensor-split", "-ts"), _shares),
     **dict.fromkeys(
