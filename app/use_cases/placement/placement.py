@@ -33,7 +33,7 @@ from app.use_cases.placement.world import World
 
 def decide(request: PlacementRequest, world: World) -> Decision:
     """Where the model is placed, and whether it drafts tokens there, where that is optional (speculation.py)."""
-    return with_optional_speculation(request, lambda asked: _decide_plain(asked, world))
+    return with_optional_speculation(request, lambda each: _decide_plain(each, world))
 
 
 def _decide_plain(request: PlacementRequest, world: World) -> Decision:
