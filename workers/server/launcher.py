@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts, EngineKind
+from app.entities.load import LoadReport
 from app.entities.model import Model
 from app.entities.placement import Placement
 from app.entities.server import Server
@@ -33,6 +34,7 @@ class Launcher:
     history: History
     as_started: Callable[[Model], Model]
     choose_load_mode: Callable[[Model, Placement, EngineFacts], LoadChoice]
+    note_load: Callable[[LoadReport, Server], None]
     gpus: Callable[[], GpuSnapshot]
     stop_seconds: float
     caches: KeptCaches
