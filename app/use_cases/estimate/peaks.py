@@ -25,8 +25,13 @@ def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
     if options.flash_attn == "off" or shape.hparams.architecture == "grok":
         return False
     has_kernel = shape.graph.has_flash_attention or not options.devices
-    forced = is_quantized(options.cache_type_v)  # a quantized V cache requires it
-    return has_kernel or forced
+    return has_kernel or is_flash_forced(shape, options)
+
+
+def is_flash_forced(shape: ModelShape, options: ModelOptions) -> bool:
+    """Whether flash attention is used whatever CUDA has kernels for; a quantized V cache requires it."""
+    wanted = options.flash_attn == "on" or (options.flash_attn == "auto" and is_quantized(options.cache_type_v))
+    return wanted and shape.hparams.architecture != "grok"
 
 
 def graph_work(shape: ModelShape, options: ModelOptions, cells: CacheCells) -> Work:
