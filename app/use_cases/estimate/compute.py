@@ -131,7 +131,7 @@ def _sequential_peak(
     else:
         peak = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=layers.start == 0)
     if not options.kv_offload and options.devices:
-        peak = with_cache_in_ram(shape, options, w, cells, peak)
+        peak = with_cache_in_ram(shape, options, w, cells, peak, has_inputs=layers.start == 0)
     elif layers.start > 0:
         peak += shared_cache_bytes(shape, options, cells, layers)
     return peak - (2 * w.e if index else 0)  # the two embedding inputs are on the first device only
