@@ -7,6 +7,7 @@ as the pipeline has stages.
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
+from app.use_cases.estimate.attention_bias import biased_bytes, has_attention_bias
 from app.use_cases.estimate.attention_in_ram import attends_in_ram, without_attention_bytes
 from app.use_cases.estimate.expert_copies import experts_alone_bytes, uncounted_expert_bytes
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
@@ -71,10 +72,12 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     flash = uses_flash_attention(shape, options)
+    copies = MAX_COPIES if is_pipelined(shape, options) else 0
+    if has_attention_bias(shape):
+        return biased_bytes(shape, options, w, cells, flash, used, copies)
     if attends_in_ram(shape, options) and any(ranges):
-        copies = MAX_COPIES if is_pipelined(shape, options) else 0
         return without_attention_bytes(shape, options, w, cells, used, copies)
-    if is_pipelined(shape, options):
+    if copies:
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
     is_encoder = shape.graph.architecture in arch.ATTENDS_TO_BATCH
     first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
