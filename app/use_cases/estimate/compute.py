@@ -149,7 +149,7 @@ def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
 
 def _without_experts(shape: ModelShape, w: Work) -> int:
     """Layers whose experts are computed on another device."""
-    other = OTHER_GRAPHS.get(shape.graph.architecture)
+    other = OTHER_GRAPHS.get(shape.graph.architecture) if not shape.graph.deepstack else None  # of its experts
     return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
 
 
