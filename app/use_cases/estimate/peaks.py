@@ -16,6 +16,7 @@ from app.use_cases.estimate.graph_rules import (
     padded_input_bytes,
 )
 from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
+from app.use_cases.estimate.selection import selection_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -57,6 +58,8 @@ def peak_bytes(
     padded_inputs = padded_input_bytes(w) + 6 * w.e if graph.deepstack and has_inputs else 0
     if graph.architecture == "gemma4" and graph.per_layer:
         padded_inputs = w.width(graph.per_layer) + 2 * w.e
+    if between(shape.indexer_width, layers.start, min(layers.stop, shape.hparams.n_layer_all)):
+        candidates.append(selection_bytes(shape, w, cells))
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
