@@ -73,6 +73,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         pure_test = None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Commands write their options to the environment of their process, which here is that of the next test too."""
+    before = our_variables()
+    try:
+        return (yield)
+    finally:
+        for name in our_variables():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def our_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("LLAMA_SMART_PROXY_")}
+
+
 def forbid_in_pure_tests(event: str, _: object) -> None:
     if pure_test and event in IMPURE_EVENTS:
         pytest.fail(f"{pure_test} is not pure ({event}): mark it with @pytest.mark.integration")

@@ -12,6 +12,7 @@ from app.use_cases.model_shape.shape import ModelShape
 from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.catalog.demo_model import write_demo_model
 from workers.catalog.lm_studio import lm_studio_folders
+from workers.catalog.model_files import LoraAdapter
 from workers.catalog.model_headers import ModelHeaders
 from workers.catalog.ollama_store import ollama_folders
 from workers.catalog.other_programs import ProgramFolder
@@ -93,6 +94,7 @@ def _entries(settings: Settings) -> list[ConfiguredModel]:
             repo=model.repo,
             aliases=tuple(model.aliases),
             mmproj=model.mmproj,
+            lora=tuple(LoraAdapter(os.fspath(each.path), each.scale) for each in model.lora),
             ttl_seconds=model.ttl_seconds,
             constraints=settings.constraints_of(name),
             pin=model.pin,

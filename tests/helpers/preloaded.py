@@ -18,7 +18,10 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import IO
 
-MODULES = ["tests.helpers.fixed_ram", "app.commands.cli", "workers.serve", "workers.gunicorn_worker.worker", "gguf"]
+MODULES = [
+    *("tests.helpers.fixed_ram", "app.commands.cli", "workers.serve", "workers.gunicorn_worker.worker", "gguf"),
+    "tests.helpers.frozen_imports",
+]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _context: ForkServerContext | None = None

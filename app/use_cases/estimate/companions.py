@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from app.entities.gguf import GgufHeader
 from app.entities.launch import ALL_LAYERS, ModelOptions
@@ -124,9 +125,9 @@ def projector_needs(projector: Projector, options: ModelOptions, count: int) -> 
 
 
 def add_needs(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
-    """The sum, item by item."""
+    """The sum, item by item. With split mode "none" a draft model may have a GPU that its model does not use."""
     devices, hosts = zip(*needs, strict=True)
-    return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)
+    return [_sum(each) for each in zip_longest(*devices, fillvalue=DeviceMemory())], _sum(hosts)
 
 
 def _sum(memories: Iterable[DeviceMemory]) -> DeviceMemory:

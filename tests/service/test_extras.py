@@ -1,0 +1,39 @@
+"""What a model is loaded with beyond its file, with the embedded engine: adapters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.helpers.service import Service, serving
+from tests.helpers.tiny_models import write_adapter
+from workers.catalog.demo_model import write_demo_model
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("extras")
+    demo = write_demo_model(folder / "demo")
+    write_adapter(folder / "loud.gguf", 3.0)
+    models = {
+        "adapted": {"path": str(demo), "lora": [{"path": str(folder / "loud.gguf"), "scale": 0}]},
+    }
+    with serving(folder, MODELS=json.dumps(models), DEFAULTS__CTX_SIZE="2048") as service:
+        yield service
+
+
+def text_of(service: Service, model: str, **fields: object) -> str:
+    answer = service.post("/v1/completions", {"model": model, "prompt": "a b", "max_tokens": 24, "seed": 1, **fields})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["choices"][0]["text"])
+
+
+def test_a_request_chooses_the_scale_of_an_adapter(service: Service):
+    """Of llama-server alone the third answer is computed with what the second has cached under its adapter."""
+    without = text_of(service, "adapted", temperature=0)
+    assert text_of(service, "adapted", temperature=0, lora=[{"id": 0, "scale": 1.0}]) != without
+    assert text_of(service, "adapted", temperature=0) == without, "another request is as before"
+    args = service.get("/v1/models/adapted").json()["status"]["args"]
+    assert args[args.index("--lora-scaled") + 1].endswith("loud.gguf:0")
