@@ -35,6 +35,7 @@ AUTO_UBATCH = 0
 CELLS_PADDING = 256  # llama.cpp rounds a context up to a multiple of it
 
 
+PLAIN_DRAFT = "draft-simple"  # the --spec-type with a smaller model that drafts
 DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens
 
 

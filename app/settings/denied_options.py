@@ -13,7 +13,7 @@ _UNSAFE = "it could run commands, access files or bypass the proxy's access cont
 _OURS = "the proxy sets it"
 _MEMORY = "the proxy decides where a model's memory is allocated, and how much"
 _GPUS = "the proxy chooses the GPUs; restrict the choice with models.NAME.gpus, exclude, min_gpus and max_gpus"
-_DRAFT = "draft models cannot be configured yet"
+_DRAFT = "use models.NAME.speculative"
 _LOG = "the proxy reads the log to explain a failed load"
 _EXIT = "llama-server would exit after printing it"
 

@@ -15,6 +15,7 @@ from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile, ModelNotFound
 from app.use_cases.launch.parsed_args import companion_paths
 from tests.catalog.test_hub_cache import cached
+from tests.helpers.builders import a_launch
 from tests.helpers.gguf_bytes import PROJECTOR, TINY, Info, a_file
 from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.catalog.file_summaries import FileSummaries
@@ -211,6 +212,28 @@ def test_what_is_no_adapter_is_said_beforehand(tmp_path: Path, path: str, proble
     write(tmp_path, {"m.gguf": a_model()})
     entry = ConfiguredModel("m", LaunchSettings(), Path("m.gguf"), lora=(LoraAdapter(path),))
     assert a_catalog(tmp_path, entry).find("m").problem.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("draft", "kind", "problem"),
+    [
+        ("small", "draft-simple", ""),
+        ("files/small.gguf", "draft-simple", ""),
+        ("head.gguf", "draft-eagle3", ""),
+        ("head.gguf", "draft-simple", "speculative: head.gguf is a draft head: set the type, such as draft-eagle3 or"),
+        ("a.gguf", "draft-simple", "speculative: a.gguf is an adapter, not a model"),
+        ("none", "draft-simple", "speculative: no model has this name, and no such file: looked for none in "),
+    ],
+)
+def test_a_draft_is_a_model_by_name_or_a_file(tmp_path: Path, draft: str, kind: str, problem: str):
+    adapter, head = COMPANIONS["adapter"], COMPANIONS["eagle"]
+    write(tmp_path, {"m.gguf": a_model(), "files/small.gguf": a_model(), "a.gguf": adapter, "head.gguf": head})
+    launch = a_launch(speculation=kind)
+    model = a_catalog(tmp_path, ConfiguredModel("m", launch, Path("m.gguf"), draft=draft)).find("m")
+    assert model.problem.startswith(problem) and bool(model.problem) == bool(problem)
+    if not problem:
+        file = "head.gguf" if draft == "head.gguf" else "files/small.gguf"
+        assert companion_paths(model.launch).draft == str(tmp_path / file)
 
 
 # --- header, not name --------------------------------------------------------------------------------------------

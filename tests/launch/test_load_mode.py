@@ -86,7 +86,7 @@ def test_auto_chooses_only_what_the_engine_offers():
 
 
 def test_auto_leaves_split_tensors_to_the_engine():
-    both = replace(ON_GPU, uuids=("GPU-a", "GPU-b"), layers=(17, 16))
+    both = replace(ON_GPU, uuids=("GPU-a", "GPU-b"), layers=(), shares=(1, 1))
     assert [choice(both, split_mode=mode) for mode in ("layer", "none", "row", "tensor")] == [READ, READ, AUTO, AUTO]
 
 

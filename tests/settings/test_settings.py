@@ -598,7 +598,7 @@ def test_each_key_of_a_models_options_is_a_field_of_model_options():
     """Exceptions are translated in over_arguments, or are placement constraints."""
     options = {option.name for option in fields(ModelOptions)}
     assert ModelDefaults.model_fields.keys() - options == {
-        *("cpu_moe", "partial_offload", "tensor_overrides", "no_kv_offload", "threads")
+        *("cpu_moe", "partial_offload", "tensor_overrides", "no_kv_offload", "threads", "speculative")
     }
 
 
@@ -615,6 +615,34 @@ def test_an_experts_keys_become_options(tmp_path):
     assert options.overrides == (("ffn_.*_exps", "CPU"), ("b", "CPU"))
     assert settings.launch_of().options.overrides == (("a", "CPU"),)
     assert launch.args == ("--threads", "3")
+
+
+@pytest.mark.parametrize(
+    ("speculative", "expected"),
+    [
+        ("off", ("none", 3)),
+        ("{draft: small}", ("draft-simple", 3)),
+        ("{draft: head.gguf, type: draft-eagle3, max_tokens: 8}", ("draft-eagle3", 8)),
+        ("{type: draft-mtp}", ("draft-mtp", 3)),
+        ("{type: ngram-mod}", ("ngram-mod", 3)),
+    ],
+)
+def test_what_drafts_tokens_is_an_option(tmp_path, speculative, expected):
+    options = configured(tmp_path, f"models: {{m: {{speculative: {speculative}}}}}").launch_of("m").options
+    assert (options.speculation, options.draft_max) == expected
+
+
+@pytest.mark.parametrize(
+    ("speculative", "message"),
+    [
+        ("{}", "speculative: name a draft (a file or a model), or a type such as ngram-mod or draft-mtp"),
+        ("{draft: a, type: ngram-mod}", "speculative: ngram-mod uses no draft model; remove draft, or the type"),
+        ("{type: draft-eagle3}", "speculative: draft-eagle3 needs a draft: a file, or the name of a model"),
+    ],
+)
+def test_a_draft_and_its_type_belong_together(tmp_path, speculative, message):
+    (found,) = error_messages(tmp_path, f"models: {{m: {{speculative: {speculative}}}}}")
+    assert message in found
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from app.entities.gguf import FileKind
 from app.entities.gguf_names import file_stem
-from app.entities.launch import LaunchSettings
+from app.entities.launch import PLAIN_DRAFT, LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
@@ -32,6 +32,7 @@ class ConfiguredModel:
     aliases: tuple[str, ...] = ()
     mmproj: str = "auto"  # auto | off | a path
     lora: tuple[LoraAdapter, ...] = ()  # with paths like `path`
+    draft: str = ""  # a model's name, or a path like `path`
     ttl_seconds: float | None = None
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     pin: bool = False
@@ -73,7 +74,7 @@ class FileResolver:
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
         """The files of an entry, with its companions. Raises ModelFileNotFound."""
-        files = self._with_adapters(self._model_files(entry), entry)
+        files = self._with_draft(self._with_adapters(self._model_files(entry), entry), entry)
         if entry.mmproj == "auto":
             return files
         files = replace(files, projector=None, unfit_projector=None)
@@ -104,6 +105,26 @@ class FileResolver:
         scales = [{"id": number, "scale": each.scale} for number, each in enumerate(adapters)]
         files = replace(files, requests=files.requests.overridden_by(RequestRules(default={"lora": scales})))
         return replace(files, adapters=adapters, problem=files.problem or (f"lora: {wrong[0]}" if wrong else ""))
+
+    def _with_draft(self, files: ModelFiles, entry: ConfiguredModel) -> ModelFiles:
+        if not entry.draft:
+            return files
+        if found := self._find(entry.draft):
+            path, problem = found.files.path, found.files.problem
+        else:
+            path, problem = self._draft_file(entry)
+        return replace(files, draft=path, problem=files.problem or (problem and f"speculative: {problem}"))
+
+    def _draft_file(self, entry: ConfiguredModel) -> tuple[str, str]:
+        """Its path, and why it cannot be used."""
+        try:
+            file = self._companion(entry.draft)
+        except ModelFileNotFound as error:
+            raise ModelFileNotFound(f"speculative: no model has this name, and {error}") from error
+        if not file.problem and file.kind is FileKind.DRAFT_HEAD and entry.launch.options.speculation == PLAIN_DRAFT:
+            return file.path, f"{file.name} is a draft head: set the type, such as draft-eagle3 or draft-mtp"
+        is_usable = file.kind in (FileKind.MODEL, FileKind.DRAFT_HEAD)
+        return file.path, file.problem or ("" if is_usable else f"{file.name} {COMPANIONS[file.kind]}")
 
     def _companion(self, path: str) -> GgufFile:
         return inspect_file(self._existing(path), self._summaries, "")
@@ -193,6 +214,8 @@ def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: 
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
     launch = replace(launch, args=(*launch.args, *(word for each in files.adapters for word in each.arguments)))
+    if files.draft:
+        launch = replace(launch, args=(*launch.args, "--model-draft", files.draft))
     return Model(
         name,
         files.path,

@@ -44,6 +44,7 @@ class ModelFiles:
     projector: GgufFile | None = None
     source: ModelSource = ModelSource.FILE
     adapters: tuple[LoraAdapter, ...] = ()
+    draft: str = ""  # path of the model that drafts tokens for it
     requests: RequestRules = field(default_factory=RequestRules)  # what came with it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 

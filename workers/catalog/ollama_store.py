@@ -32,6 +32,7 @@ from workers.catalog.other_programs import ProgramFolder, read_small_file
 
 HINT = "add the user of this service to the group ollama, or set catalog.ollama: off"
 _MANIFESTS = ("manifests-v2", "manifests")  # the newer one takes precedence: manifest/paths.go:resolveManifestPath
+_SHOWN = len("sha256-") + 12  # characters of a file's name, as Ollama shows it
 _DEPTH = 4  # HOST/NAMESPACE/MODEL/TAG
 
 
@@ -159,7 +160,7 @@ class _Store:
         file = inspect_file(os.path.join(self._blobs, blob), self._summaries, blob)
         if file.is_missing:  # also while Ollama downloads it, as BLOB-partial: server/download.go
             hint = f"`ollama pull {name.listed[0]}` downloads it, or resumes that"
-            file = replace(file, problem=f"{blob} is missing in {self._blobs}: {hint}")
+            file = replace(file, problem=f"{blob[:_SHOWN]}... is missing in {self._blobs}: {hint}")
         elif file.problem.endswith(os.strerror(errno.EACCES)):
             file = replace(file, problem=f"{file.problem}; {HINT}")
         return replace(file, sha256=blob.removeprefix("sha256-").lower())

@@ -91,6 +91,22 @@ def _add_scaled_adapter(params: Any, value: str) -> None:
     params.lora_adapters = [*params.lora_adapters, *adapters]
 
 
+def _set_draft(params: Any, value: str) -> None:
+    params.speculative.draft.mparams.path = value
+
+
+def _set_draft_max(params: Any, value: str) -> None:
+    params.speculative.draft.n_max = int(value)
+
+
+def _set_speculation(params: Any, value: str) -> None:
+    import xllamacpp
+
+    kinds = xllamacpp.common_speculative_type
+    names = [f"COMMON_SPECULATIVE_TYPE_{kind.upper().replace('-', '_')}" for kind in _split_list(value)]
+    params.speculative.types = [kinds[name] for name in names]
+
+
 def _set_batch_threads(params: Any, value: str) -> None:
     params.cpuparams_batch.n_threads = int(value)
 
@@ -148,6 +164,13 @@ _REASONINGS = {
     for word in ("none", "auto", "deepseek", "deepseek-legacy")
 }
 _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
+
+_SPECULATIONS = ",".join(
+    (
+        *("none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark"),
+        *("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod"),
+    )
+)
 
 OPTIONS = (
     Option(("-h", "--help", "--usage"), "", "print usage and exit", _no_effect),
@@ -217,6 +240,9 @@ OPTIONS = (
     Option(("-mm", "--mmproj"), "FILE", "path of a multimodal projector", _set_projector),
     Option(("--lora",), "FNAME", "paths of LoRA adapters, comma-separated", _add_adapter),
     Option(("--lora-scaled",), "FNAME:SCALE,...", "the same with their scales", _add_scaled_adapter),
+    Option(("-md", "--model-draft"), "FNAME", "model that drafts tokens", _set_draft),
+    Option(("--spec-type",), _SPECULATIONS, "comma-separated types of speculative decoding", _set_speculation),
+    Option(("--spec-draft-n-max",), "N", "tokens drafted at a time (default: 3)", _set_draft_max),
     Option(("-tb", "--threads-batch"), "N", "CPU threads used for prompts (default: as --threads)", _set_batch_threads),
     Option(("-n", "--predict", "--n-predict"), "N", "tokens to predict, -1 = no limit", _set("n_predict", int)),
     Option(("--keep",), "N", "tokens of the prompt kept by a context shift (default: 0)", _set("n_keep", int)),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, LoadMode, ModelOptions
+from app.settings.sections.speculative import Speculative, SpeculativeSettings
 from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
 from app.use_cases.launch.known_options import unmeasured_options
 from app.use_cases.launch.parsed_args import parse_model_options
@@ -65,6 +66,14 @@ class ModelDefaults(Section):
     partial_offload: OnOff = Field(
         "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
     )
+    speculative: Speculative = Field(
+        "off",
+        description=(
+            "Speculative decoding: off; or what drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the "
+            "model's own layers for it), `{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: "
+            "docs/speculative.md."
+        ),
+    )
     split_mode: Literal["layer", "tensor", "row"] = Field(
         "layer",
         description=(
@@ -109,6 +118,9 @@ class ModelDefaults(Section):
         if self.batch_size == "auto":  # llama-server reduces the larger one
             keys["batch_size"] = max(ModelOptions().batch_size, keys["ubatch_size"])
         keys["kv_offload"] = not self.no_kv_offload
+        if isinstance(self.speculative, SpeculativeSettings):
+            keys["speculation"] = self.speculative.speculation
+            keys["draft_max"] = self.speculative.max_tokens or ModelOptions().draft_max
         if self.ctx_size == "auto":
             keys["ctx_size"] = AUTO_CTX_TOKENS
         if self.n_gpu_layers == "all":

@@ -167,8 +167,13 @@ def _own_environment(api_key: str, settings: LaunchSettings) -> dict[str, str]:
 def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
     """Options that some builds lack."""
     projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
+    options = settings.options
+    drafts = [("--spec-type", options.speculation)] if options.speculation != "none" else []
+    if options.speculation.startswith("draft"):
+        drafts.append(("--spec-draft-n-max", str(options.draft_max)))
     return [
         *projector,
+        *drafts,
         ("--kv-unified",)
         if settings.options.kv_unified
         else ("--no-kv-unified",),  # older builds always have separate caches
