@@ -82,6 +82,7 @@ class ModelOptions:
     tensor_split: tuple[float, ...] = ()  # shares of the layers; empty: by the devices' free memory
     split_mode: str = "layer"  # layer | none | row | tensor
     main_gpu: int = 0  # the only GPU used with split_mode "none"
+    repack: bool = True  # without GPUs, weights of some types are copied into another order
     mmproj_offload: bool = True  # False: the projector stays in RAM
     image_max_tokens: int = 0  # largest image the projector is prepared for; 0: as it was trained
     speculation: str = "none"  # --spec-type: none | draft-simple | draft-mtp | ngram-mod ...

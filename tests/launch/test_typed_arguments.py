@@ -33,6 +33,7 @@ def test_options_are_read_in_every_spelling_and_with_their_value_in_one_word():
         ]
     )
     changed = ModelOptions(
+        repack=False,
         overrides=(("exps", "CPU"),),
         batch_size=1024,
         kv_offload=False,

@@ -114,8 +114,9 @@ def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range
     index = next((i for i, layers in enumerate(ranges) if shape.hparams.n_layer in layers), None)
     if index is None:
         return devices, DeviceMemory(0, context, compute)
-    devices[index] = DeviceMemory(0, context, compute)
-    return devices, DeviceMemory(0, 0, host_compute)
+    on_gpu, in_ram = (context, 0) if options.kv_offload else (0, context)
+    devices[index] = DeviceMemory(0, on_gpu, compute)
+    return devices, DeviceMemory(0, in_ram, host_compute)
 
 
 def projector_needs(projector: Projector, options: ModelOptions, count: int) -> DeviceNeeds:

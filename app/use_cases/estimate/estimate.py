@@ -175,6 +175,9 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions
     if families.is_known(family):
         for kind in families.unmeasured(family, _kinds(shape, options)):
             yield f"architecture {family!r} has not been measured {families.NAMES[kind]}"
+    if companions != NO_COMPANIONS or options.speculation != "none":
+        for kind in families.unmeasured(families.WITH_COMPANIONS, _kinds(shape, options)):
+            yield f"companion files and drafting have not been measured {families.NAMES[kind]}"
     if companions.projector and companions.projector.kind not in MEASURED_PROJECTORS:
         yield f"projectors of type {companions.projector.kind!r} have not been measured"
     if (options.cache_type_k, options.cache_type_v) not in families.MEASURED_CACHES:

@@ -50,9 +50,15 @@ def copied_experts_bytes(
     largest, used = shape.largest_expert_bytes, w.expert_ff + w.expert_e
     if w.shape.architecture in EXPERTS_ON_CPU:  # ffn_down_exps, the largest, is not copied
         return shape.two_experts_bytes - largest + used + 2 * w.e
-    after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_BESIDE else 0
-    one = largest + max(used + 4 * w.e, after, _beside(options, w))
+    one = max(one_copied_expert_bytes(shape, w), largest + _beside(options, w))
     return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
+
+
+def one_copied_expert_bytes(shape: ModelShape, w: Work) -> int:
+    """Peak bytes while a layer computes with one expert tensor from RAM; 0 without experts."""
+    after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_BESIDE else 0
+    largest = shape.largest_expert_bytes
+    return largest + max(w.expert_ff + w.expert_e + 4 * w.e, after) if largest else 0
 
 
 def _beside(options: ModelOptions, w: Work) -> int:

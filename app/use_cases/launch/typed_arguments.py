@@ -125,6 +125,6 @@ def _notes(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     if growing := [name for name in names if name in GROWING]:
         yield f"{', '.join(growing)}: what is collected in RAM during requests is not included"
     if REPACKING.intersection(names):
-        yield "with or without repacked copies the same is booked: the kernel can drop what they replace of the file"
+        yield "repacked copies are booked instead of what they replace of the file, which the kernel can drop"
     if nothing := [name for name in names if name in IRRELEVANT_SWITCHES | IRRELEVANT_VALUES]:
         yield f"no effect on memory: {', '.join(nothing)}"
