@@ -16,9 +16,7 @@ DECODER = shape_of("flan-t5-large", "Q4_K_M")  # 24 layers, 16 heads, embeddings
 
 def compute_mib(shape: ModelShape, tokens: int, ctx: int, devices: int = 1) -> list[float]:
     task = Task.EMBEDDING if shape is ENCODER else Task.COMPLETION
-    options = ModelOptions(
-        ctx_size=ctx, parallel=1, devices=devices, batch_size=2048, ubatch_size=tokens, task=task
-    )
+    options = ModelOptions(ctx_size=ctx, parallel=1, devices=devices, batch_size=2048, ubatch_size=tokens, task=task)
     return [each.compute_bytes / MIB for each in estimate_memory(shape, options).devices]
 
 

@@ -104,7 +104,7 @@ def _holds_two(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCe
 def _late_masks(
     shape: ModelShape, options: ModelOptions, cells: CacheCells, moved: MovedTensors, after: int = 2
 ) -> list[int]:
-    """Cells of the masks first read `after` layers after the first experts in RAM, or later, with more experts behind."""
+    """Cells of the masks first read `after` layers after the first experts in RAM, or later, if more experts follow."""
     first = bisect_left(shape.experts, 1) - 1
     last = min(options.n_cpu_moe, shape.hparams.n_layer) - 1
     if moved.emptied:
