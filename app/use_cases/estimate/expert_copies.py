@@ -50,7 +50,7 @@ def copied_experts_bytes(
     largest, used = shape.largest_expert_bytes, w.expert_ff + w.expert_e
     if w.shape.architecture in EXPERTS_ON_CPU:  # ffn_down_exps, the largest, is not copied
         return shape.two_experts_bytes - largest + used + 2 * w.e
-    one = max(one_copied_expert_bytes(shape, w), largest + _beside(options, w))
+    one = max(one_copied_expert_bytes(shape, w), largest + _neighbours(options, w))
     return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
 
 
@@ -61,7 +61,7 @@ def one_copied_expert_bytes(shape: ModelShape, w: Work) -> int:
     return largest + max(w.expert_ff + w.expert_e + 4 * w.e, after) if largest else 0
 
 
-def _beside(options: ModelOptions, w: Work) -> int:
+def _neighbours(options: ModelOptions, w: Work) -> int:
     """What particular architectures have beside an expert tensor."""
     rule = _BESIDE.get(w.shape.architecture)
     if options.devices == 1:

@@ -102,10 +102,10 @@ def with_cache_in_ram(
     if shares_caches:  # and keeps the copies alive for longer
         return peak + 9 * cache // 2
     converted = 0 if is_plain(options) else 2 * values * (k + v)
-    again = 0 if has_inputs else row_bytes(values * v, options.cache_type_v)
-    attention = cache + converted + again + 5 * max(w.q, w.e)
+    values_moved = 0 if has_inputs else row_bytes(values * v, options.cache_type_v)
+    attention = cache + converted + values_moved + 5 * max(w.q, w.e)
     if w.shape.expert_ff or not w.ff:
         return max(peak + min(cache, 3 * w.e), attention)
     inside = max(0, cache - w.e) // w.ff  # tensors of the network that fit where K and V were
-    beside = max(0, (3 if w.shape.is_gated else 1) - inside) * w.ff
-    return max(peak, cache + beside + 3 * w.e if beside else 0, attention)
+    outside = max(0, (3 if w.shape.is_gated else 1) - inside) * w.ff
+    return max(peak, cache + outside + 3 * w.e if outside else 0, attention)
