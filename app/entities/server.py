@@ -21,6 +21,7 @@ from math import inf
 
 from app.entities.frozen import replace
 from app.entities.launch import AUTO_PROMPT_CACHE
+from app.entities.load import LoadReport
 from app.entities.model import Model
 from app.entities.placement import Placement
 
@@ -65,6 +66,7 @@ class Server:
     progress_at: float  # last sign of life while loading
     load_progress: float | None = None  # of the current load, 0 to 1; None: not reported by the engine
     ready_at: float | None = None
+    load: LoadReport | None = None  # once it is ready
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
     least_held_bytes: int | None = None  # of RAM, by the readings since it was ready: the rest is in the prompt cache
     is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready

@@ -70,6 +70,7 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         tensor_split=placement.tensor_split,
         prompt_cache=placement.prompt_cache_bytes,
         parks_idle_slots=placement.parks_idle_slots,
+        speculation=placement.speculation or launch.options.speculation,
         split_mode=launch.options.split_mode if placement.shares else "layer",
     )
     options = options if gpus else options.without_gpus
