@@ -21,6 +21,7 @@ from app.use_cases.estimate.op_offload import (
 from app.use_cases.estimate.peaks import (
     attention_bytes,
     graph_work,
+    logits_bytes,
     mask_bytes,
     output_alone_bytes,
     output_tokens,
@@ -28,6 +29,7 @@ from app.use_cases.estimate.peaks import (
     uses_flash_attention,
 )
 from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes, shared_cache_bytes
+from app.use_cases.estimate.replayed import is_replayed, replayed_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
@@ -38,6 +40,8 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 
     The first device computes even without layers: weights in RAM are copied to it (op_offload.py).
     """
+    if is_replayed(shape, options):
+        return _replayed(shape, options, ranges)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
         used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output: nothing to compute
@@ -49,6 +53,23 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
     found = [next(sizes) if layers in used else 0 for layers in ranges]
     if only_copies(shape, options, ranges):
         found[0] = _copying_bytes(shape, options, ranges)
+    return found
+
+
+def _replayed(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
+    cells = cache_cells(shape, options)
+    w, flash = graph_work(shape, options, cells), uses_flash_attention(shape, options)
+    in_ram = range(min(ranges[0].start, shape.hparams.n_layer))
+    found, begins = [], True
+    for layers in ranges:
+        own = range(layers.start, min(layers.stop, shape.hparams.n_layer))
+        if own or (begins and in_ram):
+            peak = replayed_bytes(shape, options, w, cells, flash, in_ram if begins else range(0), own, begins)
+            has_logits = shape.hparams.n_layer_all in layers
+            found.append(max(peak, logits_bytes(shape, options, w)) if has_logits else peak)
+            begins = False
+        else:
+            found.append(output_alone_bytes(shape, options, w, 0) if layers else 0)
     return found
 
 

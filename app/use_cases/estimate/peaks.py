@@ -55,9 +55,7 @@ def peak_bytes(
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
-        outputs = output_tokens(options, w)
-        residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
-        candidates.append(4 * graph.vocab * min(w.tokens, outputs) + residuals * w.e)
+        candidates.append(logits_bytes(shape, options, w))
     return max(candidates)
 
 
@@ -86,6 +84,12 @@ def attention_bytes(
     is_tail = start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
     residuals = dense(w) + w.e if graph.is_parallel and not is_tail else 5 * max(w.q, w.e)
     return 2 * cells.streams * max(base, window) + residuals
+
+
+def logits_bytes(shape: ModelShape, options: ModelOptions, w: Work) -> int:
+    outputs = output_tokens(options, w)
+    residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
+    return 4 * shape.graph.vocab * min(w.tokens, outputs) + residuals * w.e
 
 
 def output_tokens(options: ModelOptions, w: Work) -> int:
