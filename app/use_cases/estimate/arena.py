@@ -6,10 +6,11 @@ that holds it, of equal ones the last, else to the end.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left
 
 Room = tuple[int, int]  # offset and size of a tensor
 
+NOTHING: Room = (0, 0)
 _ALIGNMENT = 128  # of CUDA's buffers
 
 
@@ -25,43 +26,40 @@ class Arena:
 
     def take(self, size: int) -> Room:
         """Room for a tensor: to be given back to `free`."""
+        if not size:
+            return NOTHING
         size += -size % _ALIGNMENT
-        best = -1
-        best_size = 0
-        for i, (_, gap) in enumerate(self._gaps):
-            if gap >= size and (best < 0 or gap <= best_size):
-                best, best_size = i, gap
-        if best < 0:
+        gaps = self._gaps
+        fitting = [(gap, -offset) for offset, gap in gaps if gap >= size]
+        if not fitting:
             offset = self._end
-            self._end += size
-            self.peak = max(self.peak, self._end)
+            self._end = end = offset + size
+            if end > self.peak:
+                self.peak = end
             return offset, size
-        offset = self._gaps[best][0]
-        if best_size == size:
-            del self._gaps[best]
+        gap, before = min(fitting)
+        place = gaps.index((-before, gap))
+        if gap == size:
+            del gaps[place]
         else:
-            self._gaps[best] = (offset + size, best_size - size)
-        return offset, size
+            gaps[place] = (size - before, gap - size)
+        return -before, size
 
     def free(self, *tensors: Room) -> None:
         """Give back the room of these tensors, in this order."""
-        for offset, size in tensors:
-            if size:
-                self._free(offset, size)
-
-    def _free(self, offset: int, size: int) -> None:
-        gaps, stop = self._gaps, offset + size
-        for i, (start, length) in enumerate(gaps):
-            if start == stop:
-                del gaps[i]
-                stop += length
-                break
-        for i, (start, length) in enumerate(gaps):
-            if start + length == offset:
-                del gaps[i]
-                offset = start
-                break
-        if stop == self._end:
-            self._end = offset
-        else:
-            insort(gaps, (offset, stop - offset))
+        gaps = self._gaps
+        for room in tensors:
+            offset, size = room
+            if not size:
+                continue
+            stop = offset + size
+            place = bisect_left(gaps, room)
+            if place < len(gaps) and gaps[place][0] == stop:
+                stop += gaps.pop(place)[1]
+            if place and sum(gaps[place - 1]) == offset:
+                place -= 1
+                offset = gaps.pop(place)[0]
+            if stop == self._end:
+                self._end = offset
+            else:
+                gaps.insert(place, (offset, stop - offset))

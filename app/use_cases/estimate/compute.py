@@ -10,6 +10,7 @@ from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.expert_copies import experts_alone_bytes, uncounted_expert_bytes
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells
+from app.use_cases.estimate.laid_out_layers import is_laid_out, laid_out_bytes
 from app.use_cases.estimate.looped_layers import looped_bytes
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
@@ -29,7 +30,6 @@ from app.use_cases.estimate.peaks import (
     uses_flash_attention,
 )
 from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes, shared_cache_bytes
-from app.use_cases.estimate.replayed import is_replayed, replayed_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
@@ -40,8 +40,8 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 
     The first device computes even without layers: weights in RAM are copied to it (op_offload.py).
     """
-    if is_replayed(shape, options):
-        return _replayed(shape, options, ranges)
+    if is_laid_out(shape, options):
+        return _laid_out(shape, options, ranges)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
         used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output: nothing to compute
@@ -56,20 +56,14 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
     return found
 
 
-def _replayed(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
+def _laid_out(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
     cells = cache_cells(shape, options)
     w, flash = graph_work(shape, options, cells), uses_flash_attention(shape, options)
-    in_ram = range(min(ranges[0].start, shape.hparams.n_layer))
-    found, begins = [], True
-    for layers in ranges:
-        own = range(layers.start, min(layers.stop, shape.hparams.n_layer))
-        if own or (begins and in_ram):
-            peak = replayed_bytes(shape, options, w, cells, flash, in_ram if begins else range(0), own, begins)
-            has_logits = shape.hparams.n_layer_all in layers
-            found.append(max(peak, logits_bytes(shape, options, w)) if has_logits else peak)
-            begins = False
-        else:
-            found.append(output_alone_bytes(shape, options, w, 0) if layers else 0)
+    found = laid_out_bytes(shape, options, w, cells, flash, ranges)
+    for index, layers in enumerate(ranges):
+        if shape.hparams.n_layer_all in layers:
+            logits = logits_bytes if found[index] else output_alone_bytes
+            found[index] = max(found[index], logits(shape, options, w))
     return found
 
 
@@ -103,7 +97,7 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     copies_first = only_copies(shape, options, ranges)
     for index, layers in enumerate(used, start=int(copies_first)):
         if index and layers.start >= shape.hparams.n_layer:
-            totals.append(output_alone_bytes(shape, options, w, 0))
+            totals.append(output_alone_bytes(shape, options, w))
             continue
         peak = _sequential_peak(shape, options, w, cells, flash, layers, moved, index)
         totals.append(peak + mask_bytes(shape, w, cells, flash, layers))

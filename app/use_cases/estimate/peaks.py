@@ -117,7 +117,7 @@ def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layer
     return kept * w.tokens * bytes_each
 
 
-def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int) -> int:
+def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int = 0) -> int:
     """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
     from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
     stage, and normalized."""
