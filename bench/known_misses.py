@@ -28,7 +28,6 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "deepseek": f"{UNKNOWN}: with a quantized KV cache, each of several GPUs needs 12 to 13 E more",
         "ernie4_5": _LAST_LAYER,
         "gemma3": f"{UNKNOWN}: 2 MiB are missing for a 270M model with a quantized KV cache",
-        "cohere2": f"{UNKNOWN}: with a quantized KV cache 11 E are missing after the first GPU",
         "gemma3n": f"{UNKNOWN}: the second of four GPUs lacks 8 E",
         "gemma4": "8 to 13 E are missing on the first GPU: likely the per-layer embeddings of the other GPUs' "
         "layers, which are counted only for gemma3n",
@@ -39,7 +38,7 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "computed on the CPU, and the copies there and back are not counted",
     },
     "partial offload": {
-        **dict.fromkeys(("gemma2", "gemma3", "lfm2", "qwen2", "qwen3", "qwen3vl"), _GAPS),
+        **dict.fromkeys(("gemma2", "gemma3", "lfm2", "qwen2"), _GAPS),
         "mamba2": f"{UNKNOWN}: 6 E are missing on the second GPU, likely copies to it",
     },
     "embedding, rerank": {

@@ -77,7 +77,7 @@ def _copying_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]
     peak = peak_bytes(shape, options, w, cells, flash, in_ram, has_inputs=True)
     copied = op_offload_bytes(shape, options, w, cells, in_ram.stop, moved)
     experts_copied = experts_alone_bytes(shape, w) if options.n_cpu_moe else 0
-    return max(peak, copied, experts_copied) + mask_bytes(shape, w, cells, flash, in_ram)
+    return max(peak, copied, experts_copied) + mask_bytes(shape, options, w, cells, flash, in_ram)
 
 
 def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range], used: list[range]) -> list[int]:
@@ -100,10 +100,10 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
             totals.append(output_alone_bytes(shape, options, w))
             continue
         peak = _sequential_peak(shape, options, w, cells, flash, layers, moved, index)
-        totals.append(peak + mask_bytes(shape, w, cells, flash, layers))
+        totals.append(peak + mask_bytes(shape, options, w, cells, flash, layers))
     if copies_first:
         return totals
-    first_mask = mask_bytes(shape, w, cells, flash, range(used[0].stop))
+    first_mask = mask_bytes(shape, options, w, cells, flash, range(used[0].stop))
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in
         totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
@@ -117,7 +117,7 @@ def _pipelined_bytes(
 ) -> int:
     """Bytes on device `index` of those in use."""
     layers = used[index]
-    masks = MAX_COPIES * mask_bytes(shape, w, cells, flash, layers)
+    masks = MAX_COPIES * mask_bytes(shape, options, w, cells, flash, layers)
     if shape.hparams.has_looped_layers and len(used) > 1:
         return looped_bytes(shape, options, w, cells, flash, used, index) + masks
     if index and layers.start >= shape.hparams.n_layer:
@@ -175,7 +175,7 @@ def host_compute_bytes(shape: ModelShape, options: ModelOptions) -> int:
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
-    mask = mask_bytes(shape, w, cells, uses_flash_attention(shape, options), everywhere)
+    mask = mask_bytes(shape, options, w, cells, uses_flash_attention(shape, options), everywhere)
     deepstack = 2 * shape.graph.deepstack * w.e  # the image features for the first layers
     if is_pipelined(shape, options):
         return MAX_COPIES * mask + 10 * w.e + 4 * deepstack

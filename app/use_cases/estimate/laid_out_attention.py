@@ -35,7 +35,7 @@ def _materialized(to: Layout, queries: Room, held: list[Room]) -> Room:
 
 def output(to: Layout, attended: Room) -> Room:
     """The product with the output matrix."""
-    if to.turns_v:
+    if to.rotates_v:
         attended = to.instead_of(attended, size=to.w.width(to.layer.attended))
     return to.times("attn_output", to.w.e, attended)
 
@@ -95,8 +95,8 @@ def _rotated(to: Layout, size: int, *product: Room) -> Room:
         to.take_positions()
     found = to.instead_of(*product, size=size)
     to.take_positions()
-    return to.instead_of(found, size=size) if to.turns_k else found
+    return to.instead_of(found, size=size) if to.rotates_k else found
 
 
 def _values(to: Layout, product: Room) -> Room:
-    return to.instead_of(product, size=product[1]) if to.turns_v else product
+    return to.instead_of(product, size=product[1]) if to.rotates_v else product

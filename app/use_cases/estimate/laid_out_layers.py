@@ -53,7 +53,7 @@ def laid_out_bytes(
             in_ram = range(0)
         else:
             layers = _representatives(shape, own)
-            kinds = tuple(shape.each_layer[il].kind for il in layers) + (n - 1 in own,)
+            kinds = (*(shape.each_layer[il].kind for il in layers), n - 1 in own)
             if kinds not in measured:
                 measured[kinds] = _other_bytes(Layout(shape, options, w, cells, flash), layers)
             found.append(measured[kinds])

@@ -11,7 +11,9 @@ from app.use_cases.model_shape.shape import ModelShape
 
 # Positions are added to the embeddings; the other architectures rotate queries and keys.
 WITHOUT_ROTATION = frozenset({"bloom", "gpt2", "jais", "mpt", "refact", "starcoder"})
-_TURNED_HEADS = 64  # heads of a multiple of this are turned before they are quantized (llama-kv-cache.cpp, attn_rot_k)
+_ROTATED_HEADS = (
+    64  # heads of a multiple of this are rotated before they are quantized (llama-kv-cache.cpp, attn_rot_k)
+)
 
 
 class Layout:
@@ -30,8 +32,8 @@ class Layout:
         self.is_parallel = shape.graph.is_parallel
         self.rotates = self.architecture not in WITHOUT_ROTATION
         self.has_rope_weights = shape.per_device_bytes > 0
-        self.turns_k = is_quantized(options.cache_type_k) and shape.graph.k_head % _TURNED_HEADS == 0
-        self.turns_v = is_quantized(options.cache_type_v) and shape.graph.v_head % _TURNED_HEADS == 0
+        self.rotates_k = is_quantized(options.cache_type_k) and shape.graph.k_head % _ROTATED_HEADS == 0
+        self.rotates_v = is_quantized(options.cache_type_v) and shape.graph.v_head % _ROTATED_HEADS == 0
         self._masks: set[bool] = set()
         self.has_positions = not self.rotates
         self._has_indexes = False

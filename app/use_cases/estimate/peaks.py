@@ -72,9 +72,9 @@ def attention_bytes(
         if flash:
             return latent
     if not flash:
-        scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e) + 2 * w.kv
+        scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e)
         # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
-        transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
+        transposed = 2 * graph.v * widest * cells.streams + w.kv if options.flash_attn != "off" else 0
         return scores + transposed
     if not options.devices or is_plain(options) or not graph.has_flash_attention:
         return 0
@@ -105,16 +105,22 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
     return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
 
 
-def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
+def mask_bytes(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
+    """Of each kind of cache the layers read: the mask, and where V goes in it."""
     bytes_each = 2 if flash else 4
     if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
-    kept = cells.base * bool(between(shape.reads_base, start, stop))
-    kept += cells.window * bool(between(shape.reads_window, start, stop))
-    kept += cells.base * bool(between(shape.indexer_width, start, stop))
-    return kept * w.tokens * bytes_each
+    has_base, has_window = between(shape.reads_base, start, stop) > 0, between(shape.reads_window, start, stop) > 0
+    kept = cells.base * (has_base + (between(shape.indexer_width, start, stop) > 0)) + cells.window * has_window
+    return kept * w.tokens * bytes_each + (has_base + has_window) * v_indexes_bytes(shape, options, w)
+
+
+def v_indexes_bytes(shape: ModelShape, options: ModelOptions, w: Work) -> int:
+    """Without flash attention V is kept transposed, and each of its values has an index
+    (llama-kv-cache.cpp, build_input_v_idxs)."""
+    return 8 * w.tokens * shape.v_width_max if options.flash_attn == "off" else 0
 
 
 def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int = 0) -> int:
