@@ -54,6 +54,7 @@ def kind(row: Row) -> str:
     return "one GPU, quantized KV" if options.cache_type_k != "f16" else "one GPU"
 
 
+@cache
 def errors(row: Row) -> list[dict[str, Any]]:
     """Relative errors on each device: of the items, the total and the booking."""
     estimate = estimate_memory(shape_of(row.shape, row.quant), row.options)

@@ -7,6 +7,7 @@ singly, by module or by folder. An impure test without the mark fails.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -36,12 +37,18 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["OLLAMA_MODELS"] = "/nonexistent"  # those of the machine that runs the tests are not served
     fix_ram()
+    gc.disable()  # until all tests are collected: a million objects, none of which goes
     sys.addaudithook(forbid_in_pure_tests)
     if hasattr(config, "workerinput"):
         # If pytest is killed, its xdist workers are killed too, and with them the services they started.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     elif config.option.random_seeds:  # chosen here, so that all workers use the same
         config.option.seed = [random.SystemRandom().randrange(2**31) for _ in range(config.option.random_seeds)]
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -71,6 +78,22 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     finally:
         pure_test = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Commands write their options to the environment of their process, which here is that of the next test too."""
+    before = our_variables()
+    try:
+        return (yield)
+    finally:
+        for name in our_variables():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def our_variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("LLAMA_SMART_PROXY_")}
 
 
 def forbid_in_pure_tests(event: str, _: object) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from app.entities.model import Replicas
 from app.settings.schema import Settings
+from app.settings.sections.speculative import SpeculativeSettings
 from app.use_cases.model_shape.shape import ModelShape
 from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.catalog.demo_model import write_demo_model
 from workers.catalog.lm_studio import lm_studio_folders
+from workers.catalog.model_files import LoraAdapter
 from workers.catalog.model_headers import ModelHeaders
 from workers.catalog.ollama_store import ollama_folders
 from workers.catalog.other_programs import ProgramFolder
@@ -83,6 +85,11 @@ def _program_folders(chosen: str, usual: Callable[[], tuple[ProgramFolder, ...]]
     return (ProgramFolder(chosen, is_configured=True),)
 
 
+def _draft(settings: Settings, name: str) -> str:
+    chosen = settings.models[name].over(settings.defaults).speculative
+    return chosen.draft or "" if isinstance(chosen, SpeculativeSettings) else ""
+
+
 def _entries(settings: Settings) -> list[ConfiguredModel]:
     """The configured models."""
     return [
@@ -93,6 +100,8 @@ def _entries(settings: Settings) -> list[ConfiguredModel]:
             repo=model.repo,
             aliases=tuple(model.aliases),
             mmproj=model.mmproj,
+            lora=tuple(LoraAdapter(os.fspath(each.path), each.scale) for each in model.lora),
+            draft=_draft(settings, name),
             ttl_seconds=model.ttl_seconds,
             constraints=settings.constraints_of(name),
             pin=model.pin,

@@ -15,6 +15,7 @@ from app.settings.schema import Settings
 from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.decision_inputs import spare_ram_bytes
 from workers.engine.current_engine import CurrentEngine
 from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
@@ -26,6 +27,7 @@ from workers.gpu.engine_check import assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
+from workers.model_files.load_choices import LoadChoices
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pool import Pool
 from workers.pool.processes import Process
@@ -53,7 +55,7 @@ def build_spawn(
     engine: CurrentEngine,
     files: StateFiles,
     needs: EstimateSource,
-    gpus: Callable[[], GpuSnapshot],
+    store: StateStore,
 ) -> Spawn:
     """The function that starts a llama-server for the pool."""
     env = engine_environment(settings.engine.env)
@@ -63,7 +65,8 @@ def build_spawn(
         records=files.records,
         history=files.history,
         as_started=needs.as_started,
-        gpus=gpus,
+        choose_load_mode=LoadChoices(lambda: spare_ram_bytes(store.pool)).choose,
+        gpus=lambda: store.gpus,
         stop_seconds=settings.server.stop_seconds,
         caches=KeptCaches(files.slots, env),
         logs=files.logs.engines,

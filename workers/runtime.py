@@ -96,7 +96,7 @@ class Runtime:
         store, needs, gpus = self._store, self._needs, self._gpus
         return Pool(
             store,
-            build_spawn(self._settings, self._engine, self._files, needs, lambda: store.gpus),
+            build_spawn(self._settings, self._engine, self._files, needs, store),
             read_memory,
             gpus.read_now,
             needs.placement_request,

@@ -11,12 +11,11 @@ import click
 
 from app.commands.options import MemoryQuery, read_settings
 from app.entities.launch import LaunchSettings, ModelOptions
-from app.entities.memory import Confidence, Estimate
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
 from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
-from app.use_cases.estimate.projected import Correction, corrected, correction
+from app.use_cases.estimate.projected import Correction, correction
 from app.use_cases.launch.typed_arguments import TypedArguments
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -28,7 +27,6 @@ ASK_OPTION = click.option(
     is_flag=True,
     help="Unless the estimate is exact or measured, let the engine check weights and context. Takes seconds.",
 )
-_CERTAIN = (Confidence.EXACT, Confidence.MEASURED)
 
 
 def remembered_request(
@@ -43,25 +41,6 @@ def remembered_request(
         return None
     launch = launch_as_started(replace(query.launch, options=options), header_facts(shape.hparams.header))
     return learned_request(read_settings(config), replace(query.model, launch=launch), shape, companions)
-
-
-def checked_estimate(
-    estimate: Estimate,
-    query: MemoryQuery,
-    arguments: TypedArguments,
-    shape: ModelShape,
-    options: ModelOptions,
-    companions: Companions,
-    config: Path | None,
-) -> Estimate:
-    """The estimate, corrected by the engine unless it is certain."""
-    if estimate.confidence in _CERTAIN:
-        return estimate
-    return corrected(estimate, engine_correction(shape, options, query, arguments, companions, config))
-
-
-def corrected_unless_certain(estimate: Estimate, by: Correction) -> Estimate:
-    return estimate if estimate.confidence in _CERTAIN else corrected(estimate, by)
 
 
 def engine_correction(
@@ -84,8 +63,7 @@ def engine_correction(
         projected = project_on_cpu(_model_to_start(query, arguments, options), engine.facts, settings.engine.env)
     except NotProjected as error:
         return Correction(problem=f"the engine did not answer: {error}")
-    on_cpu = replace(options, devices=0, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
-    return correction(estimate_memory(shape, on_cpu, companions=companions), projected)
+    return correction(estimate_memory(shape, options.without_gpus, companions=companions), projected)
 
 
 def _model_to_start(query: MemoryQuery, arguments: TypedArguments, options: ModelOptions) -> Model:

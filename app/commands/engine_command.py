@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from app.use_cases.launch.known_options import canonical
 from app.use_cases.launch.typed_arguments import (
     TypedArguments,
     WrongArgument,
-    canonical,
     is_argument,
     read_arguments,
     takes_value,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.commands.console import json_option, print_json
-from app.commands.engine_answers import ASK_OPTION, checked_estimate, remembered_request
+from app.commands.engine_answers import ASK_OPTION, engine_correction, remembered_request
 from app.commands.engine_command import EngineOptionsCommand, typed_arguments
 from app.commands.engine_query import companions_of, with_engine_arguments
 from app.commands.estimate_report import report_data, report_lines
@@ -64,6 +64,7 @@ def estimate(
     from app.errors import InvalidModelFile
     from app.use_cases.estimate.estimate import estimate_memory
     from app.use_cases.estimate.largest_context import largest_contexts, why_nothing_fits
+    from app.use_cases.estimate.projected import CERTAIN, NO_CORRECTION, corrected
     from app.use_cases.model_shape.shape import model_shape
     from workers.gguf.header import read_header
 
@@ -77,6 +78,7 @@ def estimate(
         shape, options = model_shape(header), apply_typed_options(options_for_task(query, header), typed)
         sizes = _sizes(fit_in, options.devices) if fit_in is not None else None
         companions = companions_of(query, arguments)
+        options = options if companions.draft else replace(options, draft_device=None)
         is_automatic = query.constraints.has_auto_context and typed["ctx_size"] is None
         if is_automatic:
             request = request_by_file(shape, options, query.constraints, companions)
@@ -85,19 +87,22 @@ def estimate(
         result = _remembered(query, shape, options, companions, config) or estimate_memory(
             shape, options, companions=companions
         )
-        if ask_engine:
-            result = checked_estimate(result, query, arguments, shape, options, companions, config)
+        by = NO_CORRECTION
+        if ask_engine and result.confidence not in CERTAIN:
+            by = engine_correction(shape, options, query, arguments, companions, config)
+            result = corrected(result, by)
     except InvalidModelFile as error:
         exit_wrong_use(error.problem)
-    fits = largest_contexts(shape, options, companions, sizes) if sizes else None
+    fits = largest_contexts(shape, options, companions, sizes, by) if sizes else None
     notes = ["the context is that of ctx_size auto on this machine"] if is_automatic else []
     options = replace(options, batch_size=options.batch_tokens, ubatch_size=options.ubatch_tokens)
     report = report_data(path, header, options, result, [*notes, *_notes(shape, options), *arguments.notes], fits)
     if as_json:
         print_json(report)
     else:
-        why = why_nothing_fits(shape, options, companions, sizes) if sizes and not fits else ""
-        click.echo("\n".join(report_lines(report, result, why)))
+        why = why_nothing_fits(shape, options, companions, sizes, by) if sizes and not fits else ""
+        name = query.model.name if query.model else ""
+        click.echo("\n".join(report_lines(report, result, why, name)))
     if fits == []:
         sys.exit(ANSWER_IS_NO)
 

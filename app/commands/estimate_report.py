@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import Any
 
 from app.entities.gguf import GgufHeader
 from app.entities.launch import ModelOptions
-from app.entities.memory import DeviceMemory, Estimate
+from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.use_cases.estimate.largest_context import Fit
 from app.use_cases.estimate.tensor_split import used_gpus
 
@@ -37,30 +38,45 @@ def report_data(
         "devices": [{"gpu": gpu, **_items(each)} for gpu, each in zip(used_gpus(options), result.devices, strict=True)],
         "host": {item: value for item, value in _items(result.host).items() if item in ITEMS[:3]},
         "confidence": str(result.confidence),
-        "notes": [*result.notes, *notes],
+        "notes": [*result.notes, *notes, *backing(result)],
     }
     return report if fits is None else report | {"fit": [asdict(fit) for fit in fits]}
+
+
+def backing(result: Estimate) -> list[str]:
+    """What stands behind the confidence, as a note: the worst measured error, or what is booked on top."""
+    if result.confidence is Confidence.LOW:
+        return [f"{100 * _margin_share(result):.0f} % booked on top"]
+    if found := result.measured_error:
+        return [f"measured within {math.ceil(10_000 * found.share) / 100:g} % over {found.rows} rows"]
+    return []
+
+
+def _margin_share(result: Estimate) -> float:
+    """The largest of all devices."""
+    each = [(one.margin_bytes, one.total_bytes - one.overhead_bytes) for one in (*result.devices, result.host)]
+    return max(margin / max(1, total) for margin, total in each)
 
 
 def _items(memory: DeviceMemory) -> dict[str, int]:
     return asdict(memory) | {"total_bytes": memory.total_bytes}
 
 
-def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str) -> list[str]:
-    """The report as text, in MiB."""
+def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str, name: str = "") -> list[str]:
+    """The report as text, in MiB. `name`: of a model of the catalogue."""
     model, settings = report["model"], report["settings"]
     slots = settings["parallel"]
     sharing = " sharing it" if settings["kv_unified"] and slots > 1 else ""
     about = f"{_printable(model['architecture'])}, {model['tensor_bytes'] / MIB:,.0f} MiB of tensors"
     return [
-        f"{os.path.basename(model['path'])}  ({about})",
+        f"{name or os.path.basename(model['path'])}  ({about})",
         f"context {settings['ctx_size']:,}, {slots} slot{'s' * (slots > 1)}{sharing},"
         f" KV {settings['cache_type_k']}/{settings['cache_type_v']}",
         "",
         *_table(result, [device["gpu"] for device in report["devices"]]),
         "",
-        f"confidence: {report['confidence']}",
-        *report["notes"],
+        ", ".join((f"confidence: {report['confidence']}", *backing(result))),
+        *(note for note in report["notes"] if note not in backing(result)),
         *(_fit_line(fit) for fit in _distinct(report.get("fit", []))),
         *([f"it does not fit: {why_nothing_fits}"] if report.get("fit") == [] else []),
     ]

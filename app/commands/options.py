@@ -72,7 +72,7 @@ _OPTIONS = (
         "-sm",
         "--split-mode",
         type=click.Choice(["layer", "none", "row", "tensor"]),
-        help="Split by layers, everything on one GPU, or each tensor split. Not row and tensor with plan.",
+        help="Split by layers, everything on one GPU, or each tensor split.",
     ),
     click.option("-mg", "--main-gpu", type=_COUNT, help="The GPU used with split mode none. Not with plan."),
     click.option("--swa-full", is_flag=True, default=None, help="Sliding-window layers cache the whole context."),

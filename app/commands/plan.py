@@ -13,7 +13,6 @@ import click
 from app.commands.console import json_option, print_json
 from app.commands.engine_answers import (
     ASK_OPTION,
-    corrected_unless_certain,
     engine_correction,
     remembered_request,
 )
@@ -31,8 +30,8 @@ from app.commands.options import (
 )
 from app.commands.this_machine import note_unmatched_names, this_machine
 from app.entities.placement import CPU, Card, Decision, Outcome
-from app.use_cases.estimate.shared_tensors import SHARED_MODES
-from app.use_cases.launch.typed_arguments import DEVICE_LISTS
+from app.use_cases.estimate.projected import corrected_unless_certain
+from app.use_cases.launch.known_options import DEVICE_LISTS
 from app.use_cases.placement.cards import describe_card, format_mib
 
 if TYPE_CHECKING:
@@ -91,8 +90,6 @@ def _reject_placement_options(typed: dict[str, Any]) -> None:
     for option in ("tensor_split", "main_gpu"):
         if typed[option] is not None:
             exit_wrong_use(f"--{option.replace('_', '-')}: plan computes it; remove it, or use estimate")
-    if typed["split_mode"] in SHARED_MODES:
-        exit_wrong_use(f"--split-mode {typed['split_mode']}: plan splits by layers; remove it, or use estimate")
     if typed_arguments().names & DEVICE_LISTS:
         exit_wrong_use("--device: plan chooses the GPUs; remove it, or use estimate")
 

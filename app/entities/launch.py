@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 class EngineKind(enum.StrEnum):
@@ -35,7 +35,17 @@ AUTO_UBATCH = 0
 CELLS_PADDING = 256  # llama.cpp rounds a context up to a multiple of it
 
 
+PLAIN_DRAFT = "draft-simple"  # the --spec-type with a smaller model that drafts
 DRAFTS_ITSELF = "draft-mtp"  # the --spec-type of a model that has layers of its own to predict several tokens
+
+
+class LoadMode(enum.StrEnum):
+    """How llama-server reads the weights of a model."""
+
+    AUTO = "auto"  # before a start: chosen for it; at a start: the engine's own way
+    MMAP = "mmap"  # the file is mapped: weights in RAM are pages of it, which the kernel can drop
+    READ = "read"  # into buffers, through the page cache
+    DIRECT = "direct"  # into buffers, past the page cache
 
 
 class Task(enum.StrEnum):
@@ -72,6 +82,7 @@ class ModelOptions:
     tensor_split: tuple[float, ...] = ()  # shares of the layers; empty: by the devices' free memory
     split_mode: str = "layer"  # layer | none | row | tensor
     main_gpu: int = 0  # the only GPU used with split_mode "none"
+    repack: bool = True  # without GPUs, weights of some types are copied into another order
     mmproj_offload: bool = True  # False: the projector stays in RAM
     image_max_tokens: int = 0  # largest image the projector is prepared for; 0: as it was trained
     speculation: str = "none"  # --spec-type: none | draft-simple | draft-mtp | ngram-mod ...
@@ -82,6 +93,7 @@ class ModelOptions:
     draft_n_cpu_moe: int = 0
     draft_overrides: tuple[tuple[str, str], ...] = ()
     unmeasured: tuple[str, ...] = ()  # options whose effect on memory is not known
+    load_mode: LoadMode = LoadMode.AUTO
     draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
 
     @property
@@ -100,7 +112,14 @@ class ModelOptions:
     @property
     def batch_tokens(self) -> int:
         """The batch_size that a server is started with."""
-        return self.batch_size if self.ubatch_size != AUTO_UBATCH else max(self.batch_size, self.ubatch_tokens)
+        is_chosen = self.ubatch_size != AUTO_UBATCH or self.task is Task.COMPLETION
+        return self.batch_size if is_chosen else max(self.batch_size, self.ubatch_tokens)
+
+    @property
+    def without_gpus(self) -> ModelOptions:
+        """For a server that has none: everything is in RAM, whatever the other options say."""
+        in_ram = replace(self, devices=0, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
+        return replace(in_ram, overrides=(), kv_offload=True, mmproj_offload=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,14 @@ class DeviceMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredError:
+    """How far the estimates of comparable starts were from llama.cpp's own figures."""
+
+    rows: int  # one per device
+    share: float  # of the worst
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What one llama-server needs, per device in the order of its `--tensor-split`, and of RAM."""
 
@@ -53,6 +61,7 @@ class Estimate:
     host: DeviceMemory
     confidence: Confidence
     notes: tuple[str, ...] = ()  # reasons for a low confidence
+    measured_error: MeasuredError | None = None  # None: no start like this was measured
 
     @property
     def total_bytes(self) -> int:

@@ -151,11 +151,12 @@ class Placement:
     vulkan_numbers: tuple[int, ...] = ()  # of the GPUs, if the engine uses them through Vulkan
     full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
+    shares: tuple[int, ...] = ()  # of every tensor, on each GPU, where they are not split by layers
 
     @property
     def tensor_split(self) -> tuple[int, ...]:
-        """The --tensor-split that gives exactly `layers`; empty for a single GPU."""
-        return self.layers if len(self.uuids) > 1 else ()
+        """The --tensor-split that gives exactly `shares` or `layers`; empty for a single GPU."""
+        return self.shares or (self.layers if len(self.uuids) > 1 else ())
 
     @property
     def is_on_cpu(self) -> bool:

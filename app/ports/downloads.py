@@ -18,10 +18,10 @@ class Downloads(Protocol):
     def all(self) -> tuple[Download, ...]:
         """The running ones, and those that ended in the last minutes; a frozen snapshot, the latest start last."""
 
-    def start(self, name: RepositoryName) -> Download:
+    def start(self, name: RepositoryName, key: str = "") -> Download:
         """Start a download, or join the one of the same files. Returns at once, mostly with `checking`: what
-        goes wrong is the state of the download. Raises Overloaded if too many run, Draining during a shutdown,
-        NotSupported where the cache is not used."""
+        goes wrong is the state of the download. `key`: the name of the key that orders it, "" for one without a limit.
+        Raises Overloaded if too many run, Draining during a shutdown, NotSupported where the cache is not used."""
 
     def wait(self, name: RepositoryName, seconds: float) -> Download | None:
         """Wait for its end, this long at most; None if there is no such download. Raises the ProxyError of a failed

@@ -8,9 +8,9 @@ from app.entities.media_urls import DATA_ONLY
 from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.json_body import read_json
+from app.use_cases.launch.known_options import DEVICE_LISTS
 from app.use_cases.launch.parsed_args import COMPANIONS
 from app.use_cases.launch.typed_arguments import (
-    DEVICE_LISTS,
     PATTERNS,
     TypedArguments,
     WrongArgument,

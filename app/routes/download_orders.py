@@ -11,7 +11,7 @@ from app.entities.download import Download, DownloadState
 from app.entities.model import Model
 from app.entities.repository import RepositoryName
 from app.errors import InvalidRequest, ModelNotFound, NotAllowed, NotSupported, ProxyError
-from app.routes.download_rules import check_pull, repository_name, visible_downloads, wanted_download
+from app.routes.download_rules import check_pull, limited_key, repository_name, visible_downloads, wanted_download
 from app.routes.incoming_request import IncomingRequest
 from app.routes.open_stream import OpenStream
 from app.routes.visibility import find_model, visible_text
@@ -39,7 +39,7 @@ def order_download(request: IncomingRequest, name: str) -> Ordered:
             raise
         size_bytes = model.size_bytes
         return Ordered(Download(model.name, DownloadState.COMPLETE, time.time(), size_bytes, size_bytes), None)
-    return Ordered(request.services.downloads.start(wanted.name), wanted.name)
+    return Ordered(request.services.downloads.start(wanted.name, limited_key(request)), wanted.name)
 
 
 def _here(request: IncomingRequest, name: str) -> Model | None:

@@ -84,6 +84,11 @@ def visible_plan(request: IncomingRequest, name: str) -> RepositoryPlan:
     return replace(plan, quants=tuple(each for each in plan.quants if _may_use(request.key, each.model.name)))
 
 
+def limited_key(request: IncomingRequest) -> str:
+    """The name of a key that may not take all places of downloads; "" for an admin's, or without keys."""
+    return request.key.name if request.key and not request.key.admin else ""
+
+
 def may_pull(request: IncomingRequest) -> bool:
     """Whether there may be models of which the client may order a download."""
     return may_unload(request) or request.settings.download_policy.allows_any

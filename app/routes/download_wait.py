@@ -25,7 +25,7 @@ from app.errors import (
 )
 from app.ports import WatchedClient
 from app.routes.answer_head import as_header
-from app.routes.download_rules import Wanted, allows, wanted_download
+from app.routes.download_rules import Wanted, allows, limited_key, wanted_download
 from app.routes.incoming_request import IncomingRequest
 from app.routes.loading_stream import CHECK_SECONDS, COMMENT_SECONDS, SILENT_SECONDS, progress_event
 from app.use_cases.reporting.downloads import progress_text
@@ -57,7 +57,7 @@ class DownloadWait:
             return found
         if not allows(request, self._wanted):
             raise _with_way_to_get(error, self._wanted)
-        return self._services.downloads.start(self._wanted.name)
+        return self._services.downloads.start(self._wanted.name, limited_key(request))
 
     def until_complete(self, client: WatchedClient) -> None:
         """Raises ModelDownloading if it takes longer than scheduling.max_wait_seconds, the error of a download that

@@ -24,6 +24,7 @@ from app.settings.retired_keys import RETIRED, find_retired_keys
 from app.settings.schema import Settings
 from app.settings.schema_keys import SIMILARITY_CUTOFF, Place, holds_many, keys, section_in
 from app.settings.values import PREFIX, configured_file
+from app.settings.warnings import settings_warnings
 
 OUTSIDE_THE_SCHEMA = {"CONFIG", "URL", "API_KEY"}  # names with our prefix that are not settings
 
@@ -111,8 +112,8 @@ def read_configuration() -> Configuration:
     if settings is None or wrong:
         raise ConfigurationError(*wrong, *more)
     settings, open_warning = _guard_open_access(settings, written.is_original, sources)
-    unused = _unused_allow(settings, sources)
-    warnings = (*written.warnings, *_retired_warnings(sources), *open_warning, *unused)
+    doubts = [sources.line(*each) for each in settings_warnings(settings)]
+    warnings = (*written.warnings, *_retired_warnings(sources), *open_warning, *doubts)
     return Configuration(
         settings, file, tuple(variable.name for variable in variables if not variable.is_retired), warnings
     )
@@ -125,15 +126,6 @@ def variable_names() -> dict[str, tuple[Place, FieldInfo]]:
 
 def variable_name(place: Place) -> str:
     return PREFIX + "__".join(map(str, place)).upper()
-
-
-def _unused_allow(settings: Settings, sources: _Sources) -> list[str]:
-    """Globs of downloads that nothing reads."""
-    about = settings.catalog.hugging_face
-    if not about.allow or about.download == "allow":
-        return []
-    message = f"counts only with `download: allow`; download is {about.download}"
-    return [sources.line(("catalog", "hugging_face", "allow"), message)]
 
 
 def _retired_warnings(sources: _Sources) -> list[str]:

@@ -13,7 +13,7 @@ _UNSAFE = "it could run commands, access files or bypass the proxy's access cont
 _OURS = "the proxy sets it"
 _MEMORY = "the proxy decides where a model's memory is allocated, and how much"
 _GPUS = "the proxy chooses the GPUs; restrict the choice with models.NAME.gpus, exclude, min_gpus and max_gpus"
-_DRAFT = "draft models cannot be configured yet"
+_DRAFT = "use models.NAME.speculative"
 _LOG = "the proxy reads the log to explain a failed load"
 _EXIT = "llama-server would exit after printing it"
 
@@ -21,7 +21,7 @@ _EXIT = "llama-server would exit after printing it"
 _RULES = (
     ("tools tools-* mcp* agent ag cors-* media-path api-prefix rpc", _UNSAFE),
     ("ui ui-* webui webui-*", "the proxy has its own status page"),
-    ("path models-* slot-save-path log-prompts-dir lora lora-* control-vector control-vector-*", _UNSAFE),
+    ("path models-* slot-save-path log-prompts-dir control-vector control-vector-*", _UNSAFE),
     ("host port reuse-port alias a api-key api-key-* ssl-* slots metrics props", _OURS),
     ("model m", "use models.NAME.path"),
     ("model-url mu hf hf-* hfr hff hft hfd hfrd hfv hfrv hffv docker-repo dr", "use models.NAME.repo"),
@@ -36,12 +36,18 @@ _RULES = (
     ("cache-type-k ctk", "use cache_type_k"),
     ("cache-type-v ctv", "use cache_type_v"),
     ("flash-attn fa", "use flash_attn"),
+    ("lora lora-scaled", "use models.NAME.lora"),
+    ("lora-*", _UNSAFE),
+    ("mmproj-offload", "use mmproj_offload"),
     ("mmproj mmproj-* mm mmu", "use models.NAME.mmproj"),
-    ("batch-size b cache-ram cram fit fit-* fitt fitc", _MEMORY),
+    ("batch-size b", "use batch_size"),
+    ("cache-ram cram fit fit-* fitt fitc", _MEMORY),
     ("gpu-layers n-gpu-layers ngl", "use n_gpu_layers"),
     ("cpu-moe cmoe n-cpu-moe ncmoe", "use cpu_moe"),
-    ("device dev tensor-split ts split-mode sm main-gpu mg", _GPUS),
-    ("override-tensor ot kv-offload kvo nkvo", _MEMORY),
+    ("split-mode sm", "use split_mode"),
+    ("device dev tensor-split ts main-gpu mg", _GPUS),
+    ("override-tensor ot", "use tensor_overrides"),
+    ("kv-offload kvo nkvo", "use no_kv_offload"),
     ("*-draft draft draft-* spec-* md td tbd cd ctkd ctvd devd ngld otd cmoed ncmoed", _DRAFT),
     ("Cd Crd Cbd Crbd lookup-cache-* lcs lcd", _DRAFT),
 )

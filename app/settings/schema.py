@@ -22,7 +22,7 @@ from app.settings.sections.catalog import CatalogSettings
 from app.settings.sections.engine import EngineSettings, UpstreamSettings
 from app.settings.sections.gpu import GpuSettings
 from app.settings.sections.model import ModelSettings
-from app.settings.sections.model_defaults import ModelDefaults
+from app.settings.sections.model_defaults import ModelDefaults, flash_attention_need
 from app.settings.sections.scheduling import SchedulingSettings
 from app.settings.sections.server import ApiKeySettings, ServerSettings
 from app.settings.values import PREFIX, ModelName, Name, start_folder
@@ -175,12 +175,12 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _cache_types_are_supported(self) -> Settings:
+    def _flash_attention_is_on_where_needed(self) -> Settings:
         for name in (None, *self.models):
-            options = self.launch_of(name).options
-            if options.flash_attn == "off" and options.cache_type_v not in ("f32", "f16", "bf16"):
-                where = "defaults" if name is None else f"models.{name}"
-                raise ValueError(f"{where}: cache_type_v {options.cache_type_v} needs flash_attn on or auto")
+            if wants := flash_attention_need(self.launch_of(name).options):
+                raise ValueError(
+                    f"{'defaults' if name is None else f'models.{name}'}: {wants} needs flash_attn on or auto"
+                )
         return self
 
     @property
@@ -202,7 +202,7 @@ class Settings(BaseSettings):
         `mmproj` is left None (the catalogue finds the projector), and `env` does not include `engine.env`.
         """
         model = self._model(name)
-        args = (*self.engine.args, *model.args)
+        args = model.over_args((*self.engine.args, *model.args))
         return LaunchSettings(model.over_arguments(args), args=args, env=dict(model.env))
 
     def constraints_of(self, name: str | None = None) -> PlacementConstraints:

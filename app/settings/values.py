@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -127,6 +128,19 @@ def _check_auto_off_or_path(value: str) -> str:
     return os.path.expanduser(value)
 
 
+def _check_override(override: str) -> str:
+    pattern, _, buffer = override.rpartition("=")
+    if not pattern or "," in override:
+        raise ValueError(f"write PATTERN=CPU, one for each item, such as ffn_.*_exps=CPU; not {override!r}")
+    if buffer != "CPU":
+        raise ValueError(f"{buffer!r}: only CPU; on which GPU a tensor is, is the proxy's choice")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return override
+
+
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 OnOff = Annotated[Literal["off", "on"], BeforeValidator(_on_or_off)]
 OnOffAuto = Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)]
@@ -147,6 +161,7 @@ MemoryByGpu = Annotated[
     Discriminator(lambda value: "map" if isinstance(value, dict) else "size"),
 ]
 ModelName = Annotated[Text, AfterValidator(_check_model_name)]
+TensorOverride = Annotated[Text, AfterValidator(_check_override)]
 Folder = Annotated[Path, AfterValidator(absolute)]
 Arguments = Annotated[list[Text], AfterValidator(_check_arguments)]
 Variables = Annotated[dict[str, Text], AfterValidator(_check_variables)]

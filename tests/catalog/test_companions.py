@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile, ModelNotFound
+from app.use_cases.launch.parsed_args import companion_paths
 from tests.catalog.test_hub_cache import cached
+from tests.helpers.builders import a_launch
 from tests.helpers.gguf_bytes import PROJECTOR, TINY, Info, a_file
 from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, inspect_file
-from workers.catalog.model_files import group_files
+from workers.catalog.model_files import LoraAdapter, group_files
 
 TOKENS = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a", "b"]}
 
@@ -189,6 +191,49 @@ def test_a_projector_that_an_entry_names_must_fit(tmp_path: Path):
     catalog = a_catalog(tmp_path, *entries)
     assert catalog.find("good").problem == ""
     assert catalog.find("eyes").problem == "mmproj: eyes.gguf makes embeddings of 64 values, m takes 128"
+
+
+def test_adapters_that_an_entry_names_are_loaded_with_it(tmp_path: Path):
+    write(tmp_path, {"m.gguf": a_model(), "a.gguf": COMPANIONS["adapter"], "b.gguf": COMPANIONS["adapter"]})
+    lora = (LoraAdapter("a.gguf"), LoraAdapter("b.gguf", 0.5))
+    model = a_catalog(tmp_path, ConfiguredModel("m", LaunchSettings(), Path("m.gguf"), lora=lora)).find("m")
+    a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    assert (model.problem, model.launch.args) == ("", ("--lora", str(a), "--lora-scaled", f"{b}:0.5"))
+    paths = companion_paths(model.launch)
+    assert paths.adapters == (str(a), str(b)), "they are booked"
+    assert model.requests.default == {"lora": [{"id": 0, "scale": 1.0}, {"id": 1, "scale": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [("m.gguf", "lora: m.gguf is no adapter"), ("none.gguf", "lora: no such file: looked for none.gguf in ")],
+)
+def test_what_is_no_adapter_is_said_beforehand(tmp_path: Path, path: str, problem: str):
+    write(tmp_path, {"m.gguf": a_model()})
+    entry = ConfiguredModel("m", LaunchSettings(), Path("m.gguf"), lora=(LoraAdapter(path),))
+    assert a_catalog(tmp_path, entry).find("m").problem.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("draft", "kind", "problem"),
+    [
+        ("small", "draft-simple", ""),
+        ("files/small.gguf", "draft-simple", ""),
+        ("head.gguf", "draft-eagle3", ""),
+        ("head.gguf", "draft-simple", "speculative: head.gguf is a draft head: set the type, such as draft-eagle3 or"),
+        ("a.gguf", "draft-simple", "speculative: a.gguf is an adapter, not a model"),
+        ("none", "draft-simple", "speculative: no model has this name, and no such file: looked for none in "),
+    ],
+)
+def test_a_draft_is_a_model_by_name_or_a_file(tmp_path: Path, draft: str, kind: str, problem: str):
+    adapter, head = COMPANIONS["adapter"], COMPANIONS["eagle"]
+    write(tmp_path, {"m.gguf": a_model(), "files/small.gguf": a_model(), "a.gguf": adapter, "head.gguf": head})
+    launch = a_launch(speculation=kind)
+    model = a_catalog(tmp_path, ConfiguredModel("m", launch, Path("m.gguf"), draft=draft)).find("m")
+    assert model.problem.startswith(problem) and bool(model.problem) == bool(problem)
+    if not problem:
+        file = "head.gguf" if draft == "head.gguf" else "files/small.gguf"
+        assert companion_paths(model.launch).draft == str(tmp_path / file)
 
 
 # --- header, not name --------------------------------------------------------------------------------------------

@@ -92,6 +92,14 @@ def test_a_name_in_both_folders_of_manifests_is_that_of_the_newer_one(tmp_path: 
     assert catalog(tmp_path).find("x:1b").path == blob_of(tmp_path, gguf_bytes(name="new"))
 
 
+def test_a_file_is_listed_under_the_shortest_kind_of_its_names(tmp_path: Path):
+    """By path, hf.co and a registry of one's own come before Ollama's: nobody found llama3.2 in the list."""
+    for path in ("hf.co/u/Foo-GGUF/Q8_0", "a.example/team/x/v1", "registry.ollama.ai/ann/x/v2", f"{LIBRARY}/x/1b"):
+        a_manifest(tmp_path, path, model=gguf_bytes())
+    [model] = catalog(tmp_path).models()
+    assert (model.name, model.aliases[0]) == ("x:1b", "ann/x:v2")
+
+
 def test_of_a_list_of_manifests_the_one_for_llama_cpp_is_used(tmp_path: Path):
     layer = {"mediaType": "application/vnd.ollama.image.model"}
     manifests = [
@@ -154,6 +162,17 @@ def test_a_file_that_is_missing_or_of_another_kind_breaks_its_model_alone(tmp_pa
     problems = {model.name: model.problem.partition(" ")[2] for model in catalog(tmp_path).models()}
     assert problems.pop("good:1b") == ""
     assert list(problems) == ["adapter:1b", "gone:1b", "swapped:1b", "text:1b"] and all(problems.values())
+
+
+def test_a_missing_file_is_ollamas_to_download(tmp_path: Path):
+    """Also while it does: it writes BLOB-partial, and the manifest of the last pull stays."""
+    a_manifest(tmp_path, f"{LIBRARY}/gone/1b", model=gguf_bytes())
+    blob = blob_of(tmp_path, gguf_bytes())
+    os.rename(blob, f"{blob}-partial")
+    assert catalog(tmp_path).find("gone:1b").problem == (
+        f"{os.path.basename(blob)[:19]}... is missing in {tmp_path}/blobs: "
+        "`ollama pull gone:1b` downloads it, or resumes that"
+    )
 
 
 # --- a store that is not ours --------------------------------------------------------------------------
@@ -253,6 +272,18 @@ def test_what_another_user_keeps_from_us_is_one_warning_that_says_what_to_do(
     assert names(tmp_path) == ["c:1b"]
     closed = tmp_path / "manifests" / LIBRARY / "a"
     assert caplog.messages == [f"{closed} cannot be read: Permission denied (and 1 more in {tmp_path}); {HINT}"]
+
+
+def test_a_file_that_another_user_keeps_from_us_is_the_problem_of_its_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """That both names are one file was a warning, too, with a change of the configuration as advice."""
+    for tag in ("1b", "latest"):
+        a_manifest(tmp_path, f"{LIBRARY}/x/{tag}", model=gguf_bytes())
+    forbid(monkeypatch, Path(blob := blob_of(tmp_path, gguf_bytes())))
+    problem = f"{os.path.basename(blob)} cannot be read: Permission denied; {HINT}"
+    assert {model.name: model.problem for model in catalog(tmp_path).models()} == {"x:1b": problem, "x": problem}
+    assert len(caplog.messages) == 2
 
 
 def test_a_store_that_cannot_be_read_is_one_warning_and_the_folders_are_served(

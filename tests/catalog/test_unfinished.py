@@ -36,6 +36,18 @@ def test_a_file_with_a_downloads_file_beside_it_is_still_being_written(tmp_path:
     assert problems(tmp_path) == {"other": "", "x": still_written("x.gguf", f"x.gguf{suffix}")}
 
 
+def test_parts_that_lm_studio_has_and_is_downloading_are_one_model(tmp_path: Path):
+    """lmstudio-bug-tracker#1477: its unfinished files have a prefix, too, which made them models of their own."""
+    first, second = (f"big-0000{part}-of-00002.gguf" for part in (1, 2))
+    a_gguf(tmp_path / first)
+    a_gguf(tmp_path / f"downloading_{second}.part")
+    assert problems(tmp_path) == {"big": still_written(second, f"downloading_{second}.part")}
+    a_gguf(tmp_path / second)
+    assert problems(tmp_path) == {"big": still_written(second, f"downloading_{second}.part")}
+    (tmp_path / f"downloading_{second}.part").unlink()
+    assert problems(tmp_path) == {"big": ""}
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
 def test_a_file_under_a_downloads_name_is_listed_under_its_own(tmp_path: Path, suffix: str):
     a_gguf(tmp_path / "sub" / "x.gguf").rename(tmp_path / "sub" / f"x.gguf{suffix}")

@@ -136,8 +136,8 @@ def test_no_compiler_is_one_line(tmp_path, cache, monkeypatch):
 def test_a_signal_ends_the_compilers_and_the_same_command_continues(tmp_path, cache, number):
     compiler = tmp_path / "compiler"
     (tmp_path / "bin" / "cmake").write_text(SLOW_CMAKE.replace("COMPILER", str(compiler)))
-    # A job in the background of a script ignores SIGINT, and so does what it starts.
-    python = ["env", "--default-signal=INT", sys.executable]
+    # A job in the background of a script ignores SIGINT, one of nohup SIGHUP, and so does what they start.
+    python = ["env", "--default-signal=INT,HUP", sys.executable]
     command = [*python, "-m", "app.commands.cli", "engine", "install", "--cpu", "--sdist", a_source(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

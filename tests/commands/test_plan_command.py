@@ -30,7 +30,7 @@ def gpu(uuid: str, free: float, total: float = 24, **more: object) -> dict[str, 
 
 def run_plan(*args: str) -> Result:
     """Runs `plan` as on a machine without GPUs."""
-    return CliRunner().invoke(main, ["plan", *args], env={"LLAMA_SMART_PROXY_CONFIG": None, "CUDA_VISIBLE_DEVICES": ""})
+    return CliRunner().invoke(main, ["plan", *args], env={"CUDA_VISIBLE_DEVICES": ""})
 
 
 def answer(model: str, folder: Path, world: object, *args: str, status: int = 0) -> dict:
@@ -262,7 +262,7 @@ def test_split_mode_none_with_several_devices_is_an_error(model: str):
     assert run_plan(model, "--split-mode", "none", "--devices", "2").exit_code == 2
 
 
-@pytest.mark.parametrize("args", [("-sm", "row"), ("-dev", "CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)])
+@pytest.mark.parametrize("args", [("-mg", "1"), ("-dev", "CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)])
 def test_what_plan_decides_or_cannot_read_is_exit_2(model: str, args: tuple[str, ...]):
     assert run_plan(model, *args).exit_code == 2
 

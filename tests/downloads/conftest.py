@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.downloads.pulls import DATA, FILE, REPO
 from tests.helpers.hub_server import HubServer
 from workers.downloads import hub as hub_access
 
@@ -21,6 +22,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         yield hub
+
+
+@pytest.fixture
+def repository(hub: HubServer) -> None:
+    """The hub has the model."""
+    hub.add(REPO, {FILE: DATA})
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ REPO, FILE = "org/model-GGUF", "model-Q4_K_M.gguf"
 NAME = RepositoryName(REPO, "Q4_K_M")
 FOLDER = "models--org--model-GGUF"
 MIB = 1024**2
+DATA = os.urandom(4 * MIB)  # of the file that `repository` serves
 SECONDS = 40.0  # a download takes one or two, most of them the start of its process
 
 

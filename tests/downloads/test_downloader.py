@@ -14,6 +14,7 @@ from app.entities.download import DownloadState
 from app.entities.repository import RepositoryName
 from app.errors import DownloadFailed, Draining, Overloaded
 from tests.downloads.pulls import (
+    DATA,
     FILE,
     MIB,
     NAME,
@@ -30,14 +31,7 @@ from tests.downloads.pulls import (
 from tests.helpers.hub_server import HubServer
 from workers.downloads import downloader as downloader_module
 
-pytestmark = pytest.mark.integration
-
-DATA = os.urandom(4 * MIB)
-
-
-@pytest.fixture(autouse=True)
-def repository(hub: HubServer) -> None:
-    hub.add(REPO, {FILE: DATA})
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("repository")]
 
 
 def test_a_complete_download_is_where_every_program_of_hugging_face_finds_it(hub: HubServer, cache: Path) -> None:
@@ -189,6 +183,17 @@ def test_a_flood_of_pulls_is_rejected(hub: HubServer, cache: Path) -> None:
                 found.start(RepositoryName(f"org/model-{number}"))
         assert found.cancel(RepositoryName("org/model-2"))
         found.start(RepositoryName("org/model-5"))
+        answers.set()
+
+
+def test_one_key_leaves_a_place_for_others(hub: HubServer, cache: Path) -> None:
+    answers = threading.Event()
+    with closing(downloader(hub, cache, find=lambda name: answers.wait(SECONDS) and listed(hub))) as found:
+        with pytest.raises(Overloaded, match="3 models are being downloaded for the key 'ann'"):
+            for number in range(4):
+                found.start(RepositoryName(f"org/model-{number}"), "ann")
+        found.start(RepositoryName("org/model-1"), "ann")  # joins the one that runs
+        found.start(RepositoryName("org/model-4"), "bob")
         answers.set()
 
 

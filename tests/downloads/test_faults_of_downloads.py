@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from app.entities.download import DownloadState
 from app.errors import DownloadFailed
 from tests.downloads.pulls import (
+    DATA,
     FILE,
     MIB,
     NAME,
@@ -32,9 +32,8 @@ from tests.downloads.pulls import (
 from tests.helpers.hub_server import HubServer
 from workers.downloads.transfer_process import Job
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("repository")]
 
-DATA = os.urandom(4 * MIB)
 TOKEN = "hf_of_a_reader"
 
 
@@ -61,7 +60,6 @@ def failure(hub: HubServer, cache: Path, **options: object) -> str:
 
 
 def test_a_disk_that_fills_up_ends_it_with_the_numbers_and_keeps_what_came(hub: HubServer, small_disk: Path) -> None:
-    hub.add(REPO, {FILE: DATA})
     found = downloader(hub, small_disk)
     found._check_space = lambda *_: None  # type: ignore[method-assign]  # another program fills it after the check
     with closing(found):
@@ -116,7 +114,6 @@ def test_the_token_of_the_environment_is_sent_to_the_hub_alone(
 def test_the_keys_of_the_service_are_not_in_the_environment_of_the_process(
     hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.add(REPO, {FILE: DATA})
     hub.hold(FILE, after=MIB)
     monkeypatch.setenv("LLAMA_SMART_PROXY_KEY", "secret")
     with closing(downloader(hub, cache)) as found:
@@ -127,7 +124,6 @@ def test_the_keys_of_the_service_are_not_in_the_environment_of_the_process(
 
 
 def test_a_network_that_goes_and_comes_back_costs_no_byte_twice(hub: HubServer, cache: Path) -> None:
-    hub.add(REPO, {FILE: DATA})
     hub.hold(FILE, after=2 * MIB)
     with closing(downloader(hub, cache)) as found:
         found.start(NAME)
@@ -140,13 +136,11 @@ def test_a_network_that_goes_and_comes_back_costs_no_byte_twice(hub: HubServer, 
 
 
 def test_offline_mode_is_said(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.add(REPO, {FILE: DATA})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in failure(hub, cache)
 
 
 def test_a_killed_process_is_said_and_the_next_try_goes_on(hub: HubServer, cache: Path) -> None:
-    hub.add(REPO, {FILE: DATA})
     hub.hold(FILE, after=MIB)
     with closing(downloader(hub, cache)) as found:
         found.start(NAME)
@@ -164,7 +158,6 @@ def test_the_process_ends_with_a_service_that_is_killed(
     hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "100")  # then it would notice by itself
-    hub.add(REPO, {FILE: DATA})
     hub.hold(FILE, after=MIB)
     job = Job(cache, (found := listed(hub)).repository, found.model.files, reserve_bytes=0)
     code = "import pickle, sys, time; from workers.downloads.transfer_child import TransferChild as Child; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from app.errors import DownloadFailed, NotSupported
 from tests.downloads.pulls import FILE, MIB, NAME, REPO, downloader, partial
 from tests.helpers.builders import GGUF_BYTES, a_gguf
 from tests.helpers.hub_server import HubServer
+from tests.helpers.ollama_models import LIBRARY, a_manifest, gguf_bytes
 from workers.catalog.catalog import Catalog
+from workers.catalog.other_programs import ProgramFolder
 from workers.downloads.found_model import FoundModel
 from workers.downloads.removal import delete_from_cache, delete_partial_files
 
@@ -143,6 +146,21 @@ def test_a_file_of_another_folder_is_never_deleted(tmp_path: Path):
     with pytest.raises(NotSupported, match="not in the Hugging Face cache"):
         delete_from_cache(tmp_path / "cache", model, [])
     assert file.exists()
+
+
+def test_files_of_other_programs_are_theirs_to_delete(tmp_path: Path):
+    """A blob of Ollama may be one of several models: "delete its files yourself" would have broken them."""
+    a_manifest(tmp_path / "ollama", f"{LIBRARY}/x/1b", model=gguf_bytes())
+    studio = a_gguf(tmp_path / "lms" / "u" / "Foo" / "Foo-Q4_0.gguf").parent
+    folders = {
+        each: [ProgramFolder(str(tmp_path / name))] for each, name in (("ollama", "ollama"), ("lm_studio", "lms"))
+    }
+    catalog = Catalog([], LaunchSettings(), **folders)
+    before = sorted(tmp_path.rglob("*"))
+    for name, advice in (("x:1b", "`ollama rm` deletes it"), ("u/Foo:Q4_0", f"delete it there ({studio})")):
+        with pytest.raises(NotSupported, match=re.escape(f"folder, which is never changed: {advice}")):
+            delete_from_cache(tmp_path / "cache", catalog.find(name), [])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_what_an_unfinished_download_left_is_deleted_but_not_what_comes_now(tmp_path: Path):

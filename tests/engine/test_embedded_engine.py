@@ -18,6 +18,7 @@ import openai
 import pytest
 
 from app.ports import Address
+from tests.helpers.tiny_models import write_adapter
 from workers.catalog.demo_model import write_demo_model
 from workers.engine_metrics.exposition import engine_metrics
 from workers.engine_metrics.fetch import fetch
@@ -250,6 +251,14 @@ def post(port: int, path: str, **body):
 def test_a_bad_projector_is_rejected(demo):
     ended = run("-m", str(demo), "--port", "0", "--no-warmup", "--mmproj", str(demo))
     assert (ended.returncode, f"failed to load multimodal model, '{demo}'" in ended.stderr) == (1, True), ended.stderr
+
+
+def test_adapters_are_loaded(demo, tmp_path):
+    """Models of Ollama may have some; the option was missing."""
+    one, two = (write_adapter(tmp_path / name) for name in ("one.gguf", "two.gguf"))
+    with serving(demo, "--no-warmup", "--lora", str(one), "--lora-scaled", f"{two}:0.5") as started:
+        loaded = get(started.port, "/lora-adapters")[1]
+    assert [(each["path"], each["scale"]) for each in loaded] == [(str(one), 1.0), (str(two), 0.5)]
 
 
 def test_chat_options_take_effect(demo):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_companions_and_parts_in_ram_are_estimated_as_accurately():
             totals.append(ours / (weights + context + compute) - 1)
         in_ram = estimate.host.weights_bytes, estimate.host.context_bytes
         assert in_ram == pytest.approx(row.host[:2], rel=0.0005, abs=8192), row
-    assert len(totals) == 362
+    assert len(totals) == 444
     assert sum(abs(each) <= 0.02 for each in totals) >= 0.97 * len(totals)
     assert min(totals) > -0.02
 
@@ -198,6 +199,27 @@ def test_on_the_cpu_everything_is_in_ram():
     graph_bytes = 121.25 * 1024**2  # extra_truth.csv, without offload: 931.750 MiB, of which 810.500 are weights
     rest = both.total_bytes - alone.total_bytes - draft.total_bytes
     assert rest == pytest.approx(vision.host_weights_bytes + graph_bytes, rel=0.001)
+
+
+def test_an_output_that_the_cpu_repacks_is_held_beside_the_embedding_it_is_tied_to():
+    """qwen2.5-0.5b with all matrices in Q4_0: the embedded engine projects 73 MiB and 264 MiB repacked."""
+    told = header("qwen2.5-0.5b", "Q4_K_M")
+    embedding = next(each for each in told.tensors if each.name == "token_embd.weight")
+
+    def in_ram(type_: str, **options: Any) -> int:
+        tensors = [replace(each, type=type_) if each is embedding else each for each in told.tensors]
+        on_cpu = ModelOptions(ctx_size=4096, devices=0, n_gpu_layers=0, **options)
+        return estimate_memory(model_shape(replace(told, tensors=tuple(tensors))), on_cpu).host.weights_bytes
+
+    assert in_ram("Q4_0") == in_ram("Q8_0") + embedding.size_bytes
+    assert in_ram("Q4_0", repack=False) == in_ram("Q8_0")
+
+
+def test_companions_have_low_confidence_where_none_were_measured():
+    options = ModelOptions(ctx_size=4096, speculation="ngram-simple", task=Task.EMBEDDING)
+    estimate = estimate_memory(shape_of("qwen3-embedding-8b", "Q4_K_M"), options)
+    assert estimate.confidence is Confidence.LOW
+    assert "companion files and drafting have not been measured for embeddings" in estimate.notes
 
 
 def test_notes_name_what_has_not_been_measured():

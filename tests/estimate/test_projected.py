@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from app.entities.launch import ModelOptions
 from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.use_cases.estimate.companions import NO_COMPANIONS
+from app.use_cases.estimate.largest_context import largest_contexts
 from app.use_cases.estimate.projected import Correction, corrected, correction
+from bench.estimate import shape_of
 
 MIB = 1024**2
+
+
+def test_the_largest_context_is_that_of_the_corrected_estimate():
+    shape = shape_of("qwen3-8b", "Q4_K_M")
+    options = ModelOptions(ctx_size=4096, devices=2)  # not exact
+
+    def largest(by: Correction) -> int:
+        return largest_contexts(shape, options, NO_COMPANIONS, (4096 * MIB,), by)[0].ctx_size
+
+    plain, halved = largest(Correction()), largest(Correction(context=2.0))
+    assert 0.45 * plain < halved < 0.55 * plain
 
 
 def on_cpu(weights_mib: int, context_mib: int) -> Estimate:

@@ -46,12 +46,12 @@ class Running:
     def __init__(self, keepalive: float = 30.0, worker_connections: int = 8) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
         cfg = SimpleNamespace(keepalive=keepalive, worker_connections=worker_connections, threads=2)
-        self.loop = ConnectionLoop([self.listener], cfg, WorkerTimeouts(receive_timeout_seconds=5.0))
+        self.loop = ConnectionLoop([self.listener], cfg, WorkerTimeouts(receive_timeout_seconds=60.0))
         self.handler = Echo()
         self.thread = threading.Thread(target=self.loop.run, args=(self.handler, lambda: None))
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.listener.getsockname(), timeout=5)
+        return socket.create_connection(self.listener.getsockname(), timeout=20)
 
     def ask(self, client: socket.socket, request: bytes = GET) -> ClientConnection:
         """Send a request and receive its answer; returns the loop's connection."""
@@ -68,7 +68,7 @@ def running(**settings: float) -> Iterator[Running]:
         yield made
     finally:
         made.loop.stop()
-        made.thread.join(5)
+        made.thread.join(20)
         made.listener.close()
     assert not made.thread.is_alive()
 
@@ -82,9 +82,9 @@ def service() -> Iterator[Running]:
 def test_a_connection_is_taken_once_its_next_request_begins(service: Running):
     with service.connect() as client:
         connection = service.ask(client)
-        wait_for(lambda: connection.phase is Phase.IDLE, 5)
+        wait_for(lambda: connection.phase is Phase.IDLE, 20)
         client.sendall(GET[:5])
-        wait_for(lambda: connection.phase is Phase.HEAD, 5)
+        wait_for(lambda: connection.phase is Phase.HEAD, 20)
         client.sendall(GET[5:])
         assert client.recv(1000) == GET.strip()
         assert service.handler.served == [connection, connection]
@@ -109,12 +109,12 @@ def test_clients_that_read_no_answers_occupy_no_threads(service: Running):
         clients = [stack.enter_context(service.connect()) for _ in range(2)]
         for client in clients:
             client.sendall(GET * count)
-        wait_for(lambda: [c.phase for c in service.loop._connections] == [Phase.UNREAD] * 2, 10)
+        wait_for(lambda: [c.phase for c in service.loop._connections] == [Phase.UNREAD] * 2, 20)
         with service.connect() as other:
             other.sendall(GET)
             assert other.recv(len(GET)).startswith(GET.strip())
             # Until its thread is free, the clients that read could need a third, and be refused.
-            wait_for(lambda: Phase.SERVED not in [c.phase for c in service.loop._connections], 10)
+            wait_for(lambda: Phase.SERVED not in [c.phase for c in service.loop._connections], 20)
         expected_bytes = count * (len(GET.strip()) + size)
         for client in clients:
             received_bytes = 0
@@ -134,7 +134,7 @@ def test_an_idle_connection_is_closed_after_its_timeout():
 def test_the_youngest_idle_connection_outlives_the_oldest(service: Running):
     with service.connect() as old, service.connect() as young:
         old_one, young_one = service.ask(old), service.ask(young)
-        wait_for(lambda: young_one.phase is Phase.IDLE, 5)
+        wait_for(lambda: young_one.phase is Phase.IDLE, 20)
         old_one.deadline = 0.0
         assert old.recv(1) == b""
         assert service.ask(young) is young_one
@@ -149,14 +149,14 @@ def test_a_connection_is_not_closed_while_its_thread_still_gives_it_back(service
         if threading.current_thread() is not service.thread:
             connection.deadline = 0.0  # the main loop finds it due
             is_paused.set()
-            may_go_on.wait(5)
+            may_go_on.wait(20)
             assert connection.sock.fileno() >= 0
         watch(connection, *events)
 
     service.loop._watch = paused_watch  # type: ignore[method-assign]
     with service.connect() as client:
         connection = service.ask(client)
-        assert is_paused.wait(5)
+        assert is_paused.wait(20)
         service.loop._sweep_at = 0.0
         time.sleep(0.2)  # a sweep comes at least once a second, and at once with another connection
         with service.connect():
@@ -172,7 +172,7 @@ def test_a_reused_descriptor_is_a_new_connection(service: Running):
         with service.connect() as client:
             connection = service.ask(client)
             numbers.append(connection.sock.fileno())
-        wait_for(lambda sock=connection.sock: sock.fileno() == -1, 5)
+        wait_for(lambda sock=connection.sock: sock.fileno() == -1, 20)
     assert len(set(numbers)) < 10, "the kernel gives the lowest that is free, most often the same one"
     assert len(set(map(id, service.handler.served))) == 10
 
@@ -182,11 +182,11 @@ def test_a_closed_connection_that_a_child_still_holds_is_ignored(service: Runnin
     closed meanwhile. The main loop took its descriptor for a listener's and died of a KeyError."""
     with service.connect() as client:
         connection = service.ask(client)
-        wait_for(lambda: connection.phase is Phase.IDLE, 5)
+        wait_for(lambda: connection.phase is Phase.IDLE, 20)
         copy = os.dup(connection.sock.fileno())
         try:
             connection.deadline = 0.0
-            wait_for(lambda: connection.sock.fileno() == -1, 5)
+            wait_for(lambda: connection.sock.fileno() == -1, 20)
             client.sendall(GET)
             with service.connect() as other:
                 service.ask(other)
@@ -199,7 +199,7 @@ def open_connections(service: Running, stack: contextlib.ExitStack, count: int, 
     clients = [stack.enter_context(service.connect()) for _ in range(count)]
     for client in clients:
         client.sendall(sent)
-    wait_for(lambda: len(service.loop._connections) == count, 5)
+    wait_for(lambda: len(service.loop._connections) == count, 20)
     for connection in list(service.loop._connections):
         connection.since -= 1.0
     return clients
@@ -223,7 +223,7 @@ def test_an_idle_connection_makes_room_too():
         kept = []
         for client in clients:
             kept.append(service.ask(client))
-            wait_for(lambda: kept[-1].phase is Phase.IDLE, 5)
+            wait_for(lambda: kept[-1].phase is Phase.IDLE, 20)
         for connection in kept:
             connection.since -= 1.0
         kept[2].since -= 1.0
@@ -250,9 +250,8 @@ def test_a_request_that_is_served_never_makes_room():
 
 @pytest.mark.parametrize("first_bytes", [b"\x16\x03\x01\x02\x00\x01", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
 def test_another_protocol_is_answered_at_once(service: Running, first_bytes: bytes):
-    """A TLS ClientHello got silence until the time-out of the head, 5 s here."""
+    """A TLS ClientHello got silence until the time-out of the head, a minute here."""
     with service.connect() as client:
-        client.settimeout(4)
         client.sendall(first_bytes)
         assert client.recv(1000).startswith(b"HTTP/1.1 400")
 

@@ -126,8 +126,8 @@ def install_fake(folder: Path, **settings: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "llama-server"
     source = Path(__file__).read_text()
-    # The tests' own interpreter: "python3" on PATH may be another.
-    path.write_text(f"#!{sys.executable}\n" + source.split("\n", 1)[1])
+    # The tests' own interpreter: "python3" on PATH may be another. It needs no packages, whose search takes a while.
+    path.write_text(f"#!{sys.executable} -IS\n" + source.split("\n", 1)[1])
     path.chmod(0o755)
     Path(f"{path}.json").write_text(json.dumps(settings))
     return path

@@ -75,6 +75,16 @@ class FakeServices:
         record(f"reload {threading.current_thread().name}")
 
 
+def hold() -> bytes:
+    """Occupies its thread until FOLDER/released is there; FOLDER/holding lists those that do."""
+    with (FOLDER / "holding").open("a") as holding:
+        holding.write("one\n")
+    deadline = time.monotonic() + 20
+    while not (FOLDER / "released").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return b"held"
+
+
 def pieces(services: FakeServices, count: int, pause_seconds: float, piece: bytes):
     try:
         for _ in range(count):
@@ -138,7 +148,7 @@ def application(services: FakeServices):
             "/sum": lambda: str(len(environ["wsgi.input"].read())).encode(),
             "/late": lambda: time.sleep(float(query)) or environ["wsgi.input"].read(),
             "/unread": lambda: b"not interested",
-            "/hold": lambda: time.sleep(float(query)) or b"held",
+            "/hold": hold,
             "/bug": lambda: 1 // 0,
         }[path]()
         start_response("200 OK", [("Content-Length", str(len(body)))])

@@ -18,7 +18,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import IO
 
-MODULES = ["tests.helpers.fixed_ram", "app.commands.cli", "workers.serve", "workers.gunicorn_worker.worker", "gguf"]
+MODULES = [
+    *("tests.helpers.fixed_ram", "app.commands.cli", "workers.serve", "workers.gunicorn_worker.worker", "gguf"),
+    *("workers.state_lock", "workers.diagnosis.machine", "gunicorn.glogging", "numpy.random"),  # imported by a start
+    "tests.helpers.frozen_imports",
+]
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _context: ForkServerContext | None = None

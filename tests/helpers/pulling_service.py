@@ -16,6 +16,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: PullingService
 
     def do_GET(self) -> None:
+        if self.path.startswith("/v1/models/"):
+            self._send((404, {"error": {"message": "it is not here", "code": "model_not_found"}}))
+            return
         self._send((200, {"servers": [], "downloads": self.server.before, "may_pull": self.server.may_pull}))
 
     def do_POST(self) -> None:
@@ -27,6 +30,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(self.server.answer)
         else:
             self._stream()
+
+    def do_DELETE(self) -> None:
+        self.server.orders.append((self.path, {}))
+        self._send((200, {"success": True, "freed_bytes": self.server.freed_bytes}))
 
     def _stream(self) -> None:
         self.send_response(200)
@@ -50,7 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class PullingService(ThreadingHTTPServer):
-    """`states`: of the download. `before`: the downloads that are there already. `hangs`: after the last state."""
+    """`states`: of the download. `before`: the downloads that are there already. `hangs`: after the last state.
+    `freed_bytes`: by each deletion."""
 
     daemon_threads = True
 
@@ -61,10 +69,12 @@ class PullingService(ThreadingHTTPServer):
         answer: Answer | None = None,
         may_pull: bool = True,
         hangs: bool = False,
+        freed_bytes: int = 0,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.states, self.before, self.answer, self.may_pull = states, before, answer, may_pull
         self.hangs, self.released = hangs, threading.Event()
+        self.freed_bytes = freed_bytes
         self.orders: list[tuple[str, dict[str, Any]]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 

@@ -37,6 +37,7 @@ class ScriptedDownloads:
         self.all: tuple[Download, ...] = ()
         self.script = list(script)
         self.started: list[str] = []
+        self.keys: list[str] = []  # of the starts
         self.canceled: list[str] = []
         self.removed: list[tuple[str, list[str]]] = []
         self.remains: dict[str, int] = {}  # of unfinished downloads, by repository
@@ -45,9 +46,10 @@ class ScriptedDownloads:
         self.problem: ProxyError | None = None  # of the next start or removal
         self._lock = threading.Lock()
 
-    def start(self, name: RepositoryName) -> Download:
+    def start(self, name: RepositoryName, key: str = "") -> Download:
         if self.problem:
             raise self.problem
+        self.keys.append(key)
         self.started.append(str(name))
         found = self._of(name)
         if found is None or not found.is_running:

@@ -1,4 +1,4 @@
-"""Writes tiny models with random weights that the engine loads: one that embeds, one that reranks."""
+"""Writes tiny files that the engine loads: a model that embeds, one that reranks, and a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -28,6 +28,22 @@ def write_embedder(path: Path) -> Path:
 def write_reranker(path: Path) -> Path:
     """A model of Qwen3-Reranker's kind, with a head that scores."""
     return _write(path, gguf.PoolingType.RANK)
+
+
+def write_adapter(path: Path, strength: float = 0.0) -> Path:
+    """A LoRA adapter for the demo model: it adds `strength` to all that the first layer's attention puts out."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for half, shape in (("a", (4, WIDTH)), ("b", (WIDTH, 4))):
+        writer.add_tensor(f"blk.0.attn_output.weight.lora_{half}", np.full(shape, strength, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def _write(path: Path, pooling: gguf.PoolingType) -> Path:

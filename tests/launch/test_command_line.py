@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.entities.launch import EngineKind, LaunchSettings
+from app.entities.launch import EngineKind
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
 from app.use_cases.launch.command_line import avoid_known_crash, launch_on, launch_plan
@@ -113,11 +113,33 @@ def test_a_launch_on_gpus_sees_only_these_and_is_split_as_booked():
     assert option(found.argv, "--n-cpu-moe") == "4"
 
 
+def test_a_shared_split_has_its_mode_and_one_by_layers_or_on_one_gpu_has_none():
+    estimate = Estimate((DeviceMemory(), DeviceMemory()), DeviceMemory(), Confidence.LOW)
+    two = Placement(("GPU-a", "GPU-b"), (33, 33), 999, 8192, 0, estimate, shares=(1, 2))
+    one = replace(two, uuids=("GPU-a",), layers=(33,), shares=())
+    modes = []
+    for placement in (two, replace(two, shares=()), one):
+        model = replace(a_model(), launch=launch_on(a_launch(split_mode="tensor"), placement))
+        argv = launch_plan(model, an_engine("-fit", "--log-jsonl"), {}, api_key="", port=0).argv
+        modes.append(("--split-mode" in argv, "--tensor-split" in argv, option(argv, "-fit")))
+    assert modes == [(True, True, "off"), (False, True, "on"), (False, False, "on")]
+
+
+IN_RAM = {"overrides": (("exps", "CPU"), ("a|b", "CPU")), "kv_offload": False, "mmproj_offload": False}
+
+
+def test_what_stays_in_ram_is_passed_to_a_launch_on_gpus():
+    argv = plan(**IN_RAM).argv
+    assert option(argv, "--override-tensor") == "exps=CPU,a|b=CPU"
+    assert {"--no-kv-offload", "--no-mmproj-offload"} < set(argv)
+
+
 def test_a_launch_placed_on_the_cpu_sees_no_gpu():
-    model = replace(a_model(), launch=launch_on(LaunchSettings(), on_the_cpu(1)))
+    model = replace(a_model(), launch=launch_on(a_launch(**IN_RAM), on_the_cpu(1)))
     found = launch_plan(model, an_engine(), {}, api_key="", port=0)
     assert (found.env["CUDA_VISIBLE_DEVICES"], option(found.argv, "--n-gpu-layers")) == ("", "0")
-    assert not {"--tensor-split", "--n-cpu-moe"} & set(found.argv)
+    assert not {"--tensor-split", "--n-cpu-moe", "--override-tensor", "--no-kv-offload"} & set(found.argv)
+    assert "--no-mmproj-offload" not in found.argv
 
 
 def test_a_tiny_model_gets_one_thread():

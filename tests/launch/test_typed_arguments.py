@@ -33,6 +33,7 @@ def test_options_are_read_in_every_spelling_and_with_their_value_in_one_word():
         ]
     )
     changed = ModelOptions(
+        repack=False,
         overrides=(("exps", "CPU"),),
         batch_size=1024,
         kv_offload=False,
@@ -59,6 +60,9 @@ def test_what_has_no_effect_is_noted_and_what_has_an_unknown_one_is_unmeasured()
         (["-b"], "needs a value"),
         (["-b", "many"], "does not take"),
         (["-ot", "exps"], "PATTERN=BUFFER"),
+        (["-ot", "exps=RAM"], "does not take 'exps=RAM'"),
+        (["-ot", "a=b=CPU"], "does not take"),
+        (["-ot", "(=CPU"], "does not take"),
         (["-nkvo=1"], "not an option"),
         (["--no-kv-offload=1"], "takes no value"),
         (["-hf", "user/repo"], "names a model"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from app.entities.launch import ModelOptions
+from app.entities.memory import Confidence
 from app.entities.placement import CPU, Card, Decision, Outcome, PlacementConstraints, Policy, Resident, Strategy
 from app.entities.refusal import Reason, Refusal
 from app.errors import error_for
@@ -90,6 +91,39 @@ def test_a_split_uses_the_gpu_of_a_display_only_if_as_few_others_do_not_hold_the
     assert where(decide(request(LARGE), World((display, *others)))) == ("GPU-1", "GPU-2")
     smaller = replace(others[1], usable_bytes=12 * GIB)
     assert where(decide(request(LARGE), World((display, others[0], smaller)))) == ("GPU-0", "GPU-1")
+
+
+def tensors(model: tuple[str, str] = LARGE, mode: str = "tensor") -> PlacementRequest:
+    found = request(model)
+    return replace(found, options=replace(found.options, split_mode=mode))
+
+
+def test_split_mode_tensor_gives_each_gpu_an_equal_part_of_every_tensor():
+    decision = decide(tensors(), World((card(0, 30, 32), card(1, 28, 32))))
+    assert decision.placement is not None
+    assert (decision.placement.tensor_split, decision.placement.layers) == ((1, 1), (81, 81))
+    assert decision.reason == "no single GPU has enough memory; fits on 2 GPUs together in split mode tensor"
+    first, second = decision.placement.estimate.devices
+    assert first == second and first.margin_bytes > 2 * GIB  # nobody has measured it on such cards
+    assert decision.placement.estimate.confidence is Confidence.LOW
+
+
+def test_its_parts_are_as_large_as_the_gpus_have_room_for():
+    decision = decide(tensors(), World((card(0, 38, 48), card(1, 14, 24))))
+    assert decision.placement is not None
+    large, small = decision.placement.tensor_split
+    # 38 and 14 GiB, less about one of CUDA and of compute buffers: 37 / 50
+    assert 0.73 < large / (large + small) < 0.75
+    booked = [each.booked_bytes for each in decision.placement.estimate.devices]
+    assert booked[0] <= 38 * GIB and booked[1] <= 14 * GIB
+
+
+def test_a_model_on_one_gpu_and_one_that_llama_cpp_cannot_share_are_not_shared():
+    on_one = decide(tensors(SMALL), World((card(0, 20), card(1, 20))))
+    assert on_one.placement is not None and on_one.placement.tensor_split == ()
+    by_layers = decide(tensors(("deepseek-v2-lite", "Q4_K_M")), World((card(0, 8), card(1, 8))))
+    assert by_layers.placement is not None and sum(by_layers.placement.layers) == 28 and not by_layers.placement.shares
+    assert by_layers.reason.endswith("split by layers: llama.cpp has no split mode tensor for deepseek2")
 
 
 def test_only_allowed_gpus_are_used():

@@ -90,6 +90,14 @@ def code(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json["error"]["code"]
 
 
+def test_a_download_counts_for_its_key_but_not_for_an_admins(tmp_path: Path):
+    world = World(tmp_path, DownloadFailed("cut"), policy=ON, keys=KEYS)
+    for key in ("user", "admin"):
+        assert world.pull(f"org/of-{key}", key).status_code == 202
+    world.send("POST", "/v1/chat/completions", {"model": "org/asked-GGUF:Q4_0", "messages": []}, "user")
+    assert world.downloads.keys == ["user", "", "user"]
+
+
 def test_a_pull_begins_a_download_and_returns_at_once(tmp_path: Path):
     world = World(tmp_path)
     answer = world.pull()

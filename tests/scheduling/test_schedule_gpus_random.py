@@ -222,7 +222,7 @@ class GpuWorld(World):
         return self.on_cards_when_read.get(server.id, {}).get(uuid, booked) if ended else booked
 
 
-@pytest.mark.seeds(6)
+@pytest.mark.seeds(4)  # six others in make test-extra
 def test_random_histories_on_gpus(seed: int):
     for history in range(seed * HISTORIES, (seed + 1) * HISTORIES):
         try:

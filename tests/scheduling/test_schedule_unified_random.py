@@ -131,7 +131,7 @@ class UnifiedWorld(World):
         return GpuSnapshot(GpuState.OK, self.now, (gpu,), poll_seconds=1.0)
 
 
-@pytest.mark.seeds(4)
+@pytest.mark.seeds(3)  # six others in make test-extra
 def test_random_histories_on_unified_memory(seed: int):
     for history in range(seed * HISTORIES, (seed + 1) * HISTORIES):
         try:

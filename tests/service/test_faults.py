@@ -280,7 +280,7 @@ def engines_of(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = process.cmdline()
-            if name in line[:2] and "--port" in line:
+            if line[1:3] == ["-IS", name] and "--port" in line:  # python -IS, as its first line says
                 found.append(process)
     return found
 

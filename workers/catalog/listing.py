@@ -176,6 +176,8 @@ class Listing:
         if files.unfit_projector is not None:
             reason = mismatch_of(files, files.unfit_projector)
             self.notes.append(f"model {model.name} is served without {files.unfit_projector.path}: {reason}")
+        if files.problem:
+            return
         others = self._listed_by_file[files.identity]
         if twin := next((other for other in others if _has_same_settings(other, model)), None):
             self.notes.append(

@@ -1,6 +1,7 @@
 """LM Studio's models, PUBLISHER/REPO/FILE.gguf, which are named as the repositories that they came from.
 
-The layout: https://lmstudio.ai/docs/app/advanced/import-model. A file at another depth is named as in a models_dir.
+The layout: https://lmstudio.ai/docs/app/advanced/import-model. A file at another depth is named as in a models_dir. Its
+`hub` folder beside `models` has descriptions (model.yaml), no files of models.
 """
 
 from __future__ import annotations

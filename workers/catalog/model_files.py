@@ -20,6 +20,19 @@ from workers.catalog.gguf_files import GgufFile
 
 
 @dataclass(frozen=True, slots=True)
+class LoraAdapter:
+    """A LoRA adapter that a model is loaded with; a request may choose another scale."""
+
+    path: str
+    scale: float = 1.0
+
+    @property
+    def arguments(self) -> tuple[str, str]:
+        """llama-server's."""
+        return ("--lora", self.path) if self.scale == 1 else ("--lora-scaled", f"{self.path}:{self.scale:g}")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFiles:
     """One model: a file or all parts of a split one, and its projector."""
 
@@ -30,7 +43,8 @@ class ModelFiles:
     problem: str = ""
     projector: GgufFile | None = None
     source: ModelSource = ModelSource.FILE
-    adapters: tuple[str, ...] = ()  # paths of LoRA adapters that belong to it
+    adapters: tuple[LoraAdapter, ...] = ()
+    draft: str = ""  # path of the model that drafts tokens for it
     requests: RequestRules = field(default_factory=RequestRules)  # what came with it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from app.entities.request_rules import RequestRules
 from app.use_cases.model_shape.servable import COMPANIONS
 from workers.catalog.file_summaries import FileSummaries
 from workers.catalog.gguf_files import GgufFile, inspect_file
-from workers.catalog.model_files import DiscoveredModel, ModelFiles, mismatch_of
+from workers.catalog.model_files import DiscoveredModel, LoraAdapter, ModelFiles, mismatch_of
 from workers.catalog.ollama_manifest import (
     MAX_MANIFEST_BYTES,
     Manifest,
@@ -31,6 +32,7 @@ from workers.catalog.other_programs import ProgramFolder, read_small_file
 
 HINT = "add the user of this service to the group ollama, or set catalog.ollama: off"
 _MANIFESTS = ("manifests-v2", "manifests")  # the newer one takes precedence: manifest/paths.go:resolveManifestPath
+_SHOWN = len("sha256-") + 12  # characters of a file's name, as Ollama shows it
 _DEPTH = 4  # HOST/NAMESPACE/MODEL/TAG
 
 
@@ -83,7 +85,7 @@ class _Store:
                 name = ManifestName(*parts)
                 if name.is_valid and name.key not in found and (manifest := self._manifest(path)):
                     found[name.key] = self._discovered(name, manifest)
-        return list(found.values())
+        return sorted(found.values(), key=_number_of_folders)
 
     def notes(self) -> Iterator[str]:
         """One of each kind, however many there are."""
@@ -126,7 +128,7 @@ class _Store:
         return None
 
     def _discovered(self, name: ManifestName, manifest: Manifest) -> DiscoveredModel:
-        model = self._file(manifest.model)
+        model = self._file(manifest.model, name)
         files = ModelFiles(
             name.listed[0],
             model.path,
@@ -134,10 +136,10 @@ class _Store:
             (model,),
             model.problem or _kind_problem(model, FileKind.MODEL),
             source=ModelSource.OLLAMA,
-            adapters=tuple(os.path.join(self._blobs, blob) for blob in manifest.adapters),
+            adapters=tuple(LoraAdapter(os.path.join(self._blobs, blob)) for blob in manifest.adapters),
             requests=self._requests(name, manifest),
         )
-        projectors = [self._file(blob) for blob in manifest.projectors]
+        projectors = [self._file(blob, name) for blob in manifest.projectors]
         return DiscoveredModel(_with_projector(files, projectors), name.listed, name.others)
 
     def _requests(self, name: ManifestName, manifest: Manifest) -> RequestRules:
@@ -154,9 +156,19 @@ class _Store:
     def _small_blob(self, blob: str, most_bytes: int) -> bytes:
         return read_small_file(os.path.join(self._blobs, blob), most_bytes) if blob else b""
 
-    def _file(self, blob: str) -> GgufFile:
+    def _file(self, blob: str, name: ManifestName) -> GgufFile:
         file = inspect_file(os.path.join(self._blobs, blob), self._summaries, blob)
+        if file.is_missing:  # also while Ollama downloads it, as BLOB-partial: server/download.go
+            hint = f"`ollama pull {name.listed[0]}` downloads it, or resumes that"
+            file = replace(file, problem=f"{blob[:_SHOWN]}... is missing in {self._blobs}: {hint}")
+        elif file.problem.endswith(os.strerror(errno.EACCES)):
+            file = replace(file, problem=f"{file.problem}; {HINT}")
         return replace(file, sha256=blob.removeprefix("sha256-").lower())
+
+
+def _number_of_folders(model: DiscoveredModel) -> int:
+    """In the name. Of one file's names, it is listed under the shortest kind: gemma3 before hf.co/google/gemma3."""
+    return model.names[0].count("/")
 
 
 def _with_projector(files: ModelFiles, projectors: list[GgufFile]) -> ModelFiles:

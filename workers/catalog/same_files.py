@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from workers.catalog.model_files import DiscoveredModel, Variant
+from workers.catalog.model_files import DiscoveredModel, LoraAdapter, Variant
 
 
 def group_same_files(found: Iterable[DiscoveredModel]) -> list[list[DiscoveredModel]]:
@@ -39,7 +39,7 @@ class _Copy:
 
     name: str
     size_bytes: int
-    adapters: tuple[str, ...]
+    adapters: tuple[LoraAdapter, ...]
 
 
 def _marks(model: DiscoveredModel) -> list[object]:

@@ -9,19 +9,26 @@ import os
 from collections.abc import Callable
 
 _BESIDE = (".aria2",)
+_LM_STUDIO = "downloading_"  # lmstudio-bug-tracker#1477: downloading_NAME.part is renamed to NAME
 # Of Firefox and others, qBittorrent, uTorrent, Chromium, huggingface_hub, llama.cpp (common/download.cpp), Safari.
 _IN_ITS_PLACE = (".part", ".!qB", ".!ut", ".crdownload", ".incomplete", ".downloadInProgress", ".download")
 
 
 def marker_of(path: str, exists: Callable[[str], bool] = os.path.lexists) -> str:
     """The file that says that the one at `path` is not complete; "" if there is none."""
-    return next((path + suffix for suffix in (*_BESIDE, *_IN_ITS_PLACE) if exists(path + suffix)), "")
+    folder, name = os.path.split(path)
+    markers = [path + suffix for suffix in (*_BESIDE, *_IN_ITS_PLACE)]
+    markers.append(os.path.join(folder, f"{_LM_STUDIO}{name}.part"))
+    return next(filter(exists, markers), "")
 
 
 def finished_path(path: str) -> str:
     """The path that an unfinished GGUF file will have: "x.gguf" for "x.gguf.part"; "" for other files."""
     stem, suffix = os.path.splitext(path)
-    return stem if suffix in _IN_ITS_PLACE and stem.lower().endswith(".gguf") else ""
+    if suffix not in _IN_ITS_PLACE or not stem.lower().endswith(".gguf"):
+        return ""
+    folder, name = os.path.split(stem)
+    return os.path.join(folder, name.removeprefix(_LM_STUDIO)) if suffix == ".part" else stem
 
 
 def unfinished_problem(path: str, marker: str) -> str:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 MAX_RUNNING = 4
+MAX_OF_A_KEY = 3  # one place is left for others
 MAX_PLANS = 4  # at the same time: each reads headers of megabytes
 SHOWN_SECONDS = 600.0  # after their end
 MAX_ENDED = 20
@@ -68,14 +69,14 @@ class Downloader:
         now = time.monotonic()
         return tuple(task.download for task in self._tasks if task.is_shown(now, SHOWN_SECONDS))
 
-    def start(self, name: RepositoryName) -> Download:
+    def start(self, name: RepositoryName, key: str = "") -> Download:
         self._folder()
         with self._changed:
             if self._is_draining:
                 raise Draining(DRAINING)
             if (task := self._task(name)) and task.is_running:
                 return task.download
-            task = self._add(name)
+            task = self._add(name, key)
         thread = threading.Thread(target=self._run, args=(task,), name=f"download-{next(self._numbers)}", daemon=True)
         try:
             thread.start()
@@ -84,12 +85,14 @@ class Downloader:
             raise refusal from error
         return task.download
 
-    def _add(self, name: RepositoryName) -> DownloadTask:
+    def _add(self, name: RepositoryName, key: str) -> DownloadTask:
         """In place of an ended one of that name. Raises Overloaded."""
         running = [task for task in self._tasks if task.is_running]
         if len(running) >= MAX_RUNNING:
             raise Overloaded(f"{len(running)} models are being downloaded; wait for one of them, or cancel it")
-        task = DownloadTask(name, self._changed, self.counts)
+        if key and sum(task.key == key for task in running) >= MAX_OF_A_KEY:
+            raise Overloaded(f"{MAX_OF_A_KEY} models are being downloaded for the key {key!r}; wait for one of them")
+        task = DownloadTask(name, self._changed, self.counts, key)
         ended = [each for each in self._tasks if not each.is_running and not each.names & task.names]
         kept = {*running, *ended[-MAX_ENDED:]}
         self._tasks = (*(each for each in self._tasks if each in kept), task)

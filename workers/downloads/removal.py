@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from app.entities.gguf_names import all_part_paths
-from app.entities.model import Model
+from app.entities.model import Model, ModelSource
 from app.errors import NotSupported
 from app.use_cases.launch.parsed_args import companion_paths
 from workers.downloads.cache_layout import RepositoryFolder, cached_file
@@ -42,13 +42,22 @@ def files_of(model: Model) -> list[str]:
 def _repository_folder(cache: Path, model: Model) -> RepositoryFolder:
     """Raises NotSupported."""
     if (found := cached_file(cache, model.path)) is None:
-        where = os.path.dirname(model.path) or "no folder"
-        raise NotSupported(f"{model.name} is in {where}, not in the Hugging Face cache: delete its files yourself")
+        raise NotSupported(_why_not_here(model))
     folder = RepositoryFolder(cache, found.repo)
     if not folder.is_valid:
         raise NotSupported(f"{model.name} is in a folder that no download has made: delete its files yourself")
     _check_stays_in_cache(folder)
     return folder
+
+
+def _why_not_here(model: Model) -> str:
+    """And what to do. A file of Ollama may be that of several models."""
+    if model.source is ModelSource.OLLAMA:
+        return f"{model.name} is in Ollama's folder, which is never changed: `ollama rm` deletes it"
+    where = os.path.dirname(model.path) or "no folder"
+    if model.source is ModelSource.LM_STUDIO:
+        return f"{model.name} is in LM Studio's folder, which is never changed: delete it there ({where})"
+    return f"{model.name} is in {where}, not in the Hugging Face cache: delete its files yourself"
 
 
 def _check_stays_in_cache(folder: RepositoryFolder) -> None:

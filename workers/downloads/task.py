@@ -22,9 +22,11 @@ class Canceled(Exception):
 class DownloadTask:
     """One download: `update` and the rest are called by its thread, `cancel` by any."""
 
-    def __init__(self, name: RepositoryName, changed: threading.Condition, counts: DownloadCounts) -> None:
-        """`changed`: the lock, notified at each change. `counts`: those of all downloads."""
-        self.name = name
+    def __init__(
+        self, name: RepositoryName, changed: threading.Condition, counts: DownloadCounts, key: str = ""
+    ) -> None:
+        """`changed`: the lock, notified at each change. `counts`: those of all downloads. `key`: as for `start`."""
+        self.name, self.key = name, key
         self.download = Download(str(name), DownloadState.CHECKING, time.time())
         self.names = frozenset({folded(str(name))})  # that it is asked for by; written by Downloads alone
         self.error: ProxyError | None = None  # why it failed

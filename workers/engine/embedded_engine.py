@@ -76,6 +76,37 @@ def _set_projector(params: Any, value: str) -> None:
     params.mmproj.path = value
 
 
+def _add_adapter(params: Any, value: str) -> None:
+    import xllamacpp
+
+    adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in _split_list(value)]
+    params.lora_adapters = [*params.lora_adapters, *adapters]
+
+
+def _add_scaled_adapter(params: Any, value: str) -> None:
+    import xllamacpp
+
+    pairs = [each.rpartition(":") for each in _split_list(value)]
+    adapters = [xllamacpp.CommonAdapterLoraInfo(path, float(scale)) for path, _, scale in pairs]
+    params.lora_adapters = [*params.lora_adapters, *adapters]
+
+
+def _set_draft(params: Any, value: str) -> None:
+    params.speculative.draft.mparams.path = value
+
+
+def _set_draft_max(params: Any, value: str) -> None:
+    params.speculative.draft.n_max = int(value)
+
+
+def _set_speculation(params: Any, value: str) -> None:
+    import xllamacpp
+
+    kinds = xllamacpp.common_speculative_type
+    names = [f"COMMON_SPECULATIVE_TYPE_{kind.upper().replace('-', '_')}" for kind in _split_list(value)]
+    params.speculative.types = [kinds[name] for name in names]
+
+
 def _set_batch_threads(params: Any, value: str) -> None:
     params.cpuparams_batch.n_threads = int(value)
 
@@ -123,12 +154,23 @@ _CACHES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1
 _CACHE_TYPES = {name: f"GGML_TYPE_{name.upper()}" for name in _CACHES}
 _FLASH = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 _FLASH_TYPES = {word: f"LLAMA_FLASH_ATTN_TYPE_{name}" for word, name in _FLASH.items()}
+_LOAD_MODES = {
+    word: f"LLAMA_LOAD_MODE_{word.upper().replace('+', '_')}"
+    for word in ("auto", "none", "mmap", "mlock", "mmap+mlock")
+} | {"dio": "LLAMA_LOAD_MODE_DIRECT_IO"}
 _SPLITS = {word: f"LLAMA_SPLIT_MODE_{word.upper()}" for word in ("none", "layer", "row", "tensor")}
 _REASONINGS = {
     word: f"COMMON_REASONING_FORMAT_{word.upper().replace('-', '_')}"
     for word in ("none", "auto", "deepseek", "deepseek-legacy")
 }
 _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
+
+_SPECULATIONS = ",".join(
+    (
+        *("none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark"),
+        *("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod"),
+    )
+)
 
 OPTIONS = (
     Option(("-h", "--help", "--usage"), "", "print usage and exit", _no_effect),
@@ -196,6 +238,11 @@ OPTIONS = (
     ),
     Option(("-mg", "--main-gpu"), "INDEX", "the GPU to use without a split (default: 0)", _set("main_gpu", int)),
     Option(("-mm", "--mmproj"), "FILE", "path of a multimodal projector", _set_projector),
+    Option(("--lora",), "FNAME", "paths of LoRA adapters, comma-separated", _add_adapter),
+    Option(("--lora-scaled",), "FNAME:SCALE,...", "the same with their scales", _add_scaled_adapter),
+    Option(("-md", "--model-draft"), "FNAME", "model that drafts tokens", _set_draft),
+    Option(("--spec-type",), _SPECULATIONS, "comma-separated types of speculative decoding", _set_speculation),
+    Option(("--spec-draft-n-max",), "N", "tokens drafted at a time (default: 3)", _set_draft_max),
     Option(("-tb", "--threads-batch"), "N", "CPU threads used for prompts (default: as --threads)", _set_batch_threads),
     Option(("-n", "--predict", "--n-predict"), "N", "tokens to predict, -1 = no limit", _set("n_predict", int)),
     Option(("--keep",), "N", "tokens of the prompt kept by a context shift (default: 0)", _set("n_keep", int)),
@@ -220,6 +267,12 @@ OPTIONS = (
     Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
     Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
     Option(("--mmap",), "", "memory-map the model (default: enabled)", _set_mmap, ("--no-mmap",)),
+    Option(
+        ("-lm", "--load-mode"),
+        "MODE",
+        "how to read the model: auto, none, mmap, mlock, mmap+mlock, dio (default: auto)",
+        _choice("load_mode", "llama_load_mode", **_LOAD_MODES),
+    ),
     Option(("--embedding", "--embeddings"), "", "serve embeddings only", _switch("embedding")),
     Option(("--rerank", "--reranking"), "", "serve reranking only", _set_rerank),
     Option(

@@ -41,9 +41,13 @@ def description_of(binary: Path) -> InstalledEngine | None:
 
 
 def chosen_engine(cache: Path) -> str:
-    """The name that `engine use` chose, whether it is still installed or not; "" for auto."""
+    """The name that `engine use` chose, whether it is still installed or not; "" for auto. Of something else in the
+    place of its file, the path, which is the name of no engine: to read a pipe would block."""
+    file = engines_folder(cache) / IN_USE
+    if not file.is_file():
+        return str(file) if os.path.lexists(file) else ""
     try:
-        return (engines_folder(cache) / IN_USE).read_text().strip()
+        return file.read_text().strip()
     except (OSError, ValueError):
         return ""
 
@@ -61,11 +65,11 @@ def described(engine: InstalledEngine) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> InstalledEngine | None:
-    binary = binary_of(folder)
-    if folder.name.startswith(".") or not os.access(binary, os.X_OK):
+    binary, description = binary_of(folder), folder / DESCRIPTION
+    if folder.name.startswith(".") or not os.access(binary, os.X_OK) or not description.is_file():
         return None
     try:
-        said = json.loads((folder / DESCRIPTION).read_text())
+        said = json.loads(description.read_text())
         return InstalledEngine(
             name=folder.name,
             version=str(said["version"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from app.use_cases.engines.build_numbers import UNKNOWN_BUILD, build_number_of
 from workers.engine_builds.stopping import CannotContinue
 
+MAX_UNPACKED_BYTES = 2 << 30  # xllamacpp 2026.10.11549 has 0.2 GiB
 _FOLDERS = ("thirdparty/llama.cpp", "src/llama.cpp", "llama.cpp", ".")
 
 
@@ -36,15 +38,35 @@ def _unpacked(archive: Path, work: Path) -> Path:
     if not (folder / "unpacked").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with tarfile.open(archive) as packed:
-                packed.extractall(folder, filter="data")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            raise CannotContinue(f"{archive} is no source package, or damaged: download it again") from error
-        except OSError as error:
-            raise CannotContinue(f"cannot unpack {archive}: {error}") from error
+            _unpack(archive, folder)
+        except BaseException:  # also Ctrl-C: half of it is no use, and the disk may be full of it
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         (folder / "unpacked").touch()
     inside = [each for each in folder.iterdir() if each.is_dir()]
     return inside[0] if len(inside) == 1 else folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Never outside of the folder. Raises CannotContinue."""
+    unpacked = 0
+
+    def checked(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        nonlocal unpacked
+        unpacked += member.size
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise CannotContinue(
+                f"{archive} is no source package: it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB"
+            )
+        return tarfile.data_filter(member, path)
+
+    try:
+        with tarfile.open(archive) as packed:
+            packed.extractall(folder, filter=checked)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise CannotContinue(f"{archive} is no source package, or damaged: download it again") from error
+    except OSError as error:
+        raise CannotContinue(f"cannot unpack {archive}: {error}") from error
 
 
 def _build(root: Path) -> str:

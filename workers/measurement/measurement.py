@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+from app.entities.launch import LoadMode
 from app.entities.memory import Estimate
 from app.entities.placement import CPU
 from app.entities.server import Server
@@ -91,8 +92,14 @@ class Measurement:
         if not is_confirmed or self._history.estimate(self._start) is None:
             self._history.remember(self._start, projected, is_measured=False)
         self._log("projected", need)
-        needs = self._server.booked if is_confirmed else self._server.placement.booking_for(need)
+        needs = self._server.booked if is_confirmed else self._with_load_buffers(need)
         self._post(ev.Projected(self._server.id, needs, time.monotonic()))
+
+    def _with_load_buffers(self, need: Estimate) -> dict[str, int]:
+        """What to book until it is measured: the buffers that a file is read through are no part of a projection."""
+        needs, mode = self._server.placement.booking_for(need), self._server.model.launch.options.load_mode
+        has_buffers = mode in (LoadMode.READ, LoadMode.DIRECT)
+        return {**needs, CPU: max(needs[CPU], self._server.booked[CPU])} if has_buffers else needs
 
     def _confirms(self, need: Estimate) -> bool:
         """Whether the booking of each device equals the projection, or is slightly higher."""

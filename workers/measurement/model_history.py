@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, LoadMode
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
@@ -76,9 +76,12 @@ def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> S
     """The key of `model` in the history: equal for the same, unchanged file with the same settings.
 
     Derived from the command line itself, so that no option that affects memory can be forgotten. The model's name and
-    secrets in its environment are excluded.
+    secrets in its environment are excluded, and so is how its file is read: that changes from start to start, and not
+    what is kept.
     """
-    argv = launch_plan(replace(model, name=""), engine, {}, api_key="", port=ANY_PORT).argv
+    options = replace(model.launch.options, load_mode=LoadMode.AUTO)
+    unnamed = replace(model, name="", launch=replace(model.launch, options=options))
+    argv = launch_plan(unnamed, engine, {}, api_key="", port=ANY_PORT).argv
     variables = sorted(item for item in model.launch.env.items() if item[0].upper().startswith(_MEMORY_VARIABLES))
     parts = (argv, variables, model.path, model.size_bytes, model.created, engine.identity, gpus)
     return Start(hashlib.sha256(repr(parts).encode()).hexdigest(), model.path, engine.identity, gpus)

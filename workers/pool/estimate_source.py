@@ -15,6 +15,7 @@ from app.entities.model import Model
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory, for_version, for_vulkan
+from app.use_cases.estimate.load_staging import with_load_staging
 from app.use_cases.launch.capabilities import launch_as_started
 from app.use_cases.launch.command_line import launch_with_options
 from app.use_cases.model_shape.header_facts import header_facts
@@ -65,7 +66,7 @@ class EstimateSource:
             if engine is not None and learned.rows:
                 start = start_of(replace(model, launch=launch_with_options(model.launch, options)), engine, gpus)
                 if known := learned.estimate(start):
-                    return known
+                    return with_load_staging(known, shape, options)
             return learned.with_overheads(unmeasured(options), gpus)
 
         def unmeasured(options: ModelOptions) -> Estimate:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts, EngineKind
 from app.entities.model import Model
+from app.entities.placement import Placement
 from app.entities.server import Server
 from app.use_cases.launch.command_line import VULKAN_VARIABLE
+from app.use_cases.launch.load_mode import LoadChoice
 from app.use_cases.scheduling import events as ev
 from workers.logs.engine_log import EngineLogs
 from workers.measurement.history import History
@@ -30,6 +32,7 @@ class Launcher:
     records: PidRecords
     history: History
     as_started: Callable[[Model], Model]
+    choose_load_mode: Callable[[Model, Placement, EngineFacts], LoadChoice]
     gpus: Callable[[], GpuSnapshot]
     stop_seconds: float
     caches: KeptCaches

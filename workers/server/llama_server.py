@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.entities.launch import EngineFacts
+from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.launch.command_line import ANY_PORT, launch_on
 from app.use_cases.scheduling import events as ev
@@ -123,8 +124,7 @@ class LlamaServer:
         except OSError as error:
             return True, str(error), None
         model = self._launcher.as_started(self._server.model)
-        launch = launch_on(model.launch, self._server.placement)
-        self._server = replace(self._server, model=replace(model, launch=launch))
+        self._server = replace(self._server, model=self._as_loaded(model, engine))
         self._cache = self._launcher.caches.prepare(self._server, engine, self._orders.wake)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             self._process = None
@@ -142,6 +142,15 @@ class LlamaServer:
         how = describe_exit(code)
         log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, how)
         return False, f"{process.problem or how}\n{errors}", code
+
+    def _as_loaded(self, model: Model, engine: EngineFacts) -> Model:
+        """The model with the settings of this very start."""
+        placement = self._server.placement
+        model = replace(model, launch=launch_on(model.launch, placement))
+        choice = self._launcher.choose_load_mode(model, placement, engine)
+        log.info("load server=%d model=%s mode=%s (%s)", self._server.id, model.name, choice.mode, choice.reason)
+        options = replace(model.launch.options, load_mode=choice.mode)
+        return replace(model, launch=replace(model.launch, options=options))
 
     def _spawn(self, engine: EngineFacts) -> ServerProcess:
         port = free_port() if self._launcher.needs_fixed_ports else ANY_PORT

@@ -7,9 +7,10 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from app.commands.downloads.named_service import status_or_reason
-from app.commands.options import exit_no, read_settings
+from app.commands.options import exit_no, logger_disabled, read_settings
 from app.commands.service.model_names import LIST_COMMAND, LIST_ROUTE, exit_without_model, model_path
 from app.commands.service_client import call_service, exit_with_error
+from app.entities.model_name import folded
 from app.terminal.downloads import is_running
 
 
@@ -34,7 +35,8 @@ def deleter(url: str) -> Deleter:
 class ServiceDeleter:
     def __init__(self, url: str, status: Mapping[str, Any]) -> None:
         self._url, self.place = url, f"the cache of the service at {url}"
-        self._running = [each["model"] for each in status["downloads"] if is_running(each)]
+        running = {folded(each["model"]) for each in status["downloads"] if is_running(each)}
+        self._running = running | {name.partition(":")[0] for name in running}
 
     def find(self, name: str) -> tuple[str, int | None]:
         answer = call_service(self._url, "GET", model_path(name))
@@ -50,7 +52,7 @@ class ServiceDeleter:
             exit_without_model(answer)
         if not answer.is_yes:
             exit_with_error(answer)
-        if not answer.body["freed_bytes"] and any(name in (each, each.partition(":")[0]) for each in self._running):
+        if not answer.body["freed_bytes"] and folded(name) in self._running:
             exit_no(f"the download of {name} is stopped; the same command deletes the partial download")
         return int(answer.body["freed_bytes"])
 
@@ -65,7 +67,8 @@ class LocalDeleter:
 
         settings = read_settings(None)
         self._downloads = build_downloads(lambda: settings, lambda: None, LocalMachine(settings))
-        self._models = build_catalog(settings)
+        with logger_disabled("workers.catalog.catalog"):  # problems of other models are irrelevant here
+            self._models = build_catalog(settings)
         self.place = str(hugging_face_cache(settings))
 
     def find(self, name: str) -> tuple[str, int | None]:

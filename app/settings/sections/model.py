@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from app.settings.sections.lora import LoraSettings
 from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.sections.request_rules import RequestRuleSettings
 from app.settings.values import (
@@ -116,6 +117,9 @@ class ModelSettings(ModelDefaults):
             "Multimodal projector (image or audio input): a path as in `path`; auto: the projector next to "
             "the model file; off."
         ),
+    )
+    lora: list[LoraSettings] = Field(
+        [], description="LoRA adapters that are loaded with the model; requests choose their scales: docs/lora.md."
     )
     gpus: GpuNames = Field(
         [],

@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, ModelOptions
-from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, LoadMode, ModelOptions
+from app.settings.sections.speculative import Speculative, SpeculativeSettings
+from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
+from app.use_cases.launch.known_options import unmeasured_options
 from app.use_cases.launch.parsed_args import parse_model_options
 
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
+MAX_THREADS = 512  # GGML_MAX_N_THREADS
 
 
 class ModelDefaults(Section):
@@ -40,6 +43,13 @@ class ModelDefaults(Section):
             "reranks, the context of a slot, because an input must fit into one batch."
         ),
     )
+    batch_size: Literal["auto"] | Annotated[int, Field(gt=0, le=MAX_INT)] = Field(
+        "auto",
+        description=(
+            "Logical batch size in tokens: how much of a prompt is computed before other slots have their turn. auto: "
+            "2048, or `ubatch_size` if that is larger; a smaller one reduces `ubatch_size`."
+        ),
+    )
     cache_type_k: CacheType = Field("f16", description="Data type of the K cache.")
     cache_type_v: CacheType = Field("f16", description="Data type of the V cache.")
     flash_attn: OnOffAuto = Field("auto", description="Flash attention.")
@@ -56,6 +66,43 @@ class ModelDefaults(Section):
     partial_offload: OnOff = Field(
         "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
     )
+    speculative: Speculative = Field(
+        "off",
+        description=(
+            "Speculative decoding: off; or what drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the "
+            "model's own layers for it), `{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: "
+            "docs/speculative.md."
+        ),
+    )
+    split_mode: Literal["layer", "tensor", "row"] = Field(
+        "layer",
+        description=(
+            "How a model is split that is on several GPUs. layer: each has some of the layers; tensor: a part of every "
+            "tensor, so that all compute at the same time; row: the same in an older way."
+        ),
+    )
+    tensor_overrides: list[TensorOverride] = Field(
+        [],
+        description=(
+            "Tensors that stay in RAM while their layers are on GPUs: `PATTERN=CPU`, where the pattern is a regular "
+            "expression for names of tensors. Of several patterns the first that matches counts."
+        ),
+    )
+    no_kv_offload: bool = Field(
+        False, description="Keep the KV cache in RAM while the layers are on GPUs: slower, and longer contexts fit."
+    )
+    mmproj_offload: bool = Field(True, description="Put the projector on the model's first GPU. false: in RAM.")
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = Field(
+        None, description="CPU threads of the llama-server. null: as many as llama-server chooses."
+    )
+    load_mode: LoadMode = Field(
+        LoadMode.AUTO,
+        description=(
+            "How the model's file is read. mmap: mapped into memory; read: into buffers; direct: into buffers, past "
+            "the page cache. auto: read for weights that all go to GPUs, direct where GPUs use RAM as their memory, "
+            "else as the engine itself does: docs/loading.md."
+        ),
+    )
 
     def over_arguments(self, args: Sequence[str]) -> ModelOptions:
         """The options of a llama-server launched with `args` and these keys, which override `args`.
@@ -68,11 +115,37 @@ class ModelDefaults(Section):
             if option.name in type(self).model_fields
         }
         keys["ubatch_size"] = AUTO_UBATCH if self.ubatch_size == "auto" else self.ubatch_size
-        keys["batch_size"] = max(ModelOptions().batch_size, keys["ubatch_size"])  # llama-server reduces the larger one
+        if self.batch_size == "auto":  # llama-server reduces the larger one
+            keys["batch_size"] = max(ModelOptions().batch_size, keys["ubatch_size"])
+        keys["kv_offload"] = not self.no_kv_offload
+        if isinstance(self.speculative, SpeculativeSettings):
+            keys["speculation"] = self.speculative.speculation
+            keys["draft_max"] = self.speculative.max_tokens or ModelOptions().draft_max
         if self.ctx_size == "auto":
             keys["ctx_size"] = AUTO_CTX_TOKENS
         if self.n_gpu_layers == "all":
             keys["n_gpu_layers"] = ALL_LAYERS
         if isinstance(self.cpu_moe, int):
             keys["n_cpu_moe"] = self.cpu_moe
-        return replace(parse_model_options(args), **keys)
+        found = parse_model_options(args)
+        if self.load_mode is LoadMode.AUTO:
+            keys["load_mode"] = found.load_mode
+        return replace(found, **keys, overrides=found.overrides + self._overrides, unmeasured=unmeasured_options(args))
+
+    @property
+    def _overrides(self) -> tuple[tuple[str, str], ...]:
+        pairs = (override.rpartition("=") for override in self.tensor_overrides)
+        return tuple((pattern, buffer) for pattern, _, buffer in pairs)
+
+    def over_args(self, args: Sequence[str]) -> tuple[str, ...]:
+        """The arguments of its llama-server, after `args`, that are no ModelOptions."""
+        return (*args, *(() if self.threads is None else ("--threads", str(self.threads))))
+
+
+def flash_attention_need(options: ModelOptions) -> str:
+    """Which of these options cannot be had without flash attention, which is off; "" for none."""
+    if options.flash_attn != "off":
+        return ""
+    if options.cache_type_v not in ("f32", "f16", "bf16"):
+        return f"cache_type_v {options.cache_type_v}"
+    return "split_mode tensor" if options.split_mode == "tensor" else ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from app.entities.gguf import GgufHeader
 from app.entities.launch import ALL_LAYERS, ModelOptions
@@ -113,8 +114,9 @@ def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range
     index = next((i for i, layers in enumerate(ranges) if shape.hparams.n_layer in layers), None)
     if index is None:
         return devices, DeviceMemory(0, context, compute)
-    devices[index] = DeviceMemory(0, context, compute)
-    return devices, DeviceMemory(0, 0, host_compute)
+    on_gpu, in_ram = (context, 0) if options.kv_offload else (0, context)
+    devices[index] = DeviceMemory(0, on_gpu, compute)
+    return devices, DeviceMemory(0, in_ram, host_compute)
 
 
 def projector_needs(projector: Projector, options: ModelOptions, count: int) -> DeviceNeeds:
@@ -124,9 +126,9 @@ def projector_needs(projector: Projector, options: ModelOptions, count: int) -> 
 
 
 def add_needs(needs: Iterable[DeviceNeeds]) -> DeviceNeeds:
-    """The sum, item by item."""
+    """The sum, item by item. With split mode "none" a draft model may have a GPU that its model does not use."""
     devices, hosts = zip(*needs, strict=True)
-    return [_sum(each) for each in zip(*devices, strict=True)], _sum(hosts)
+    return [_sum(each) for each in zip_longest(*devices, fillvalue=DeviceMemory())], _sum(hosts)
 
 
 def _sum(memories: Iterable[DeviceMemory]) -> DeviceMemory:

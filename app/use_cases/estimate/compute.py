@@ -7,7 +7,11 @@ as the pipeline has stages.
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
-from app.use_cases.estimate.expert_copies import experts_alone_bytes, uncounted_expert_bytes
+from app.use_cases.estimate.expert_copies import (
+    experts_alone_bytes,
+    one_copied_expert_bytes,
+    uncounted_expert_bytes,
+)
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells
 from app.use_cases.estimate.laid_out_layers import is_laid_out, laid_out_bytes
@@ -187,6 +191,8 @@ def drafting_compute_bytes(shape: ModelShape, options: ModelOptions) -> tuple[in
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     layer = experts(w) if shape.graph.expert_ff else dense(w)
+    if options.n_cpu_moe > shape.hparams.n_layer or options.overrides:  # those of the drafting layers, too
+        layer = max(layer, one_copied_expert_bytes(shape, w))
     mask = 2 * cells.base * w.tokens
     if options.devices > 1 and is_pipelined(shape, options):
         return layer + MAX_COPIES * mask + 7 * w.e, MAX_COPIES * mask + 5 * w.e

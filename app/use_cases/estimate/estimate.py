@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions, Task
-from app.entities.memory import Confidence, DeviceMemory, Estimate
+from app.entities.memory import Confidence, DeviceMemory, Estimate, MeasuredError
 from app.use_cases.estimate import families
 from app.use_cases.estimate.companions import (
     NO_COMPANIONS,
@@ -24,10 +24,11 @@ from app.use_cases.estimate.companions import (
     projector_needs,
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes, uncertain_bytes
-from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes
+from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes, tokens_at_once
+from app.use_cases.estimate.load_staging import with_load_staging
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
 from app.use_cases.estimate.shared_tensors import divided_estimate, is_shared, on_one_gpu
-from app.use_cases.estimate.tensor_split import device_layers
+from app.use_cases.estimate.tensor_split import device_layers, used_gpus
 from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.hparams import MAX_LAYERS
 from app.use_cases.model_shape.shape import ModelShape
@@ -81,11 +82,12 @@ def estimate_memory(
         needs.append(projector_needs(companions.projector, options, len(ranges)))
     if companions.draft:
         context = cache_cells(shape, options).ctx
-        needs.append(_draft_model_needs(companions.draft, replace(options, ctx_size=context), len(ranges)))
+        needs.append(_draft_model_needs(companions.draft, replace(options, ctx_size=context)))
     devices, host = add_needs(needs) if len(needs) > 1 else needs[0]
     estimate = _assembled(shape, options, companions, gpu_overhead_bytes, devices, host)
     uncertain = uncertain_bytes(shape, options, ranges)
-    return _with_more_margin(estimate, uncertain) if uncertain else estimate
+    estimate = _with_more_margin(estimate, uncertain) if uncertain else estimate
+    return with_load_staging(estimate, shape, options)
 
 
 def _with_more_margin(estimate: Estimate, size: int) -> Estimate:
@@ -111,14 +113,15 @@ def _model_needs(shape: ModelShape, options: ModelOptions, ranges: list[range]) 
     return devices, host
 
 
-def _draft_model_needs(shape: ModelShape, options: ModelOptions, count: int) -> DeviceNeeds:
+def _draft_model_needs(shape: ModelShape, options: ModelOptions) -> DeviceNeeds:
     """A draft model is a second model in the same process, with a context of the same size."""
     own = draft_options(options)
     devices, host = _model_needs(shape, own, device_layers(shape.hparams, own))
-    if len(devices) == count:
-        return devices, host  # also without devices
-    index = min(options.draft_device or 0, count - 1)
-    return [devices[0] if i == index else DeviceMemory() for i in range(count)], host
+    gpus = used_gpus(options)
+    if not devices or len(devices) == len(gpus):
+        return devices, host
+    gpu = min(options.draft_device or 0, options.devices - 1)
+    return [devices[0] if each == gpu else DeviceMemory() for each in gpus], host
 
 
 def _assembled(
@@ -143,7 +146,13 @@ def _assembled(
         _booked(host, 0, total_share, compute_share) if not devices else host,
         Confidence.LOW if notes else Confidence.EXACT if _is_exact(shape, options, companions) else Confidence.MODELLED,
         notes,
+        _measured_error(shape, options, has_companions),
     )
+
+
+def _measured_error(shape: ModelShape, options: ModelOptions, has_companions: bool) -> MeasuredError | None:
+    found = families.agreement(shape.hparams.architecture, _kinds(shape, options), has_companions)
+    return MeasuredError(found.rows, found.error) if found else None
 
 
 def _file_problems(shape: ModelShape) -> Iterator[str]:
@@ -166,6 +175,9 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions
     if families.is_known(family):
         for kind in families.unmeasured(family, _kinds(shape, options)):
             yield f"architecture {family!r} has not been measured {families.NAMES[kind]}"
+    if companions != NO_COMPANIONS or options.speculation != "none":
+        for kind in families.unmeasured(families.WITH_COMPANIONS, _kinds(shape, options)):
+            yield f"companion files and drafting have not been measured {families.NAMES[kind]}"
     if companions.projector and companions.projector.kind not in MEASURED_PROJECTORS:
         yield f"projectors of type {companions.projector.kind!r} have not been measured"
     if (options.cache_type_k, options.cache_type_v) not in families.MEASURED_CACHES:
@@ -179,7 +191,8 @@ def _unmeasured(shape: ModelShape, options: ModelOptions, companions: Companions
 
 def _is_exact(shape: ModelShape, options: ModelOptions, companions: Companions) -> bool:
     """Whether every item is arithmetic that matched all measurements."""
-    if not families.is_exact(shape.hparams.architecture, _kinds(shape, options)):
+    settings = tokens_at_once(shape, options), options.parallel
+    if not families.is_exact(shape.hparams.architecture, _kinds(shape, options), *settings):
         return False
     plain = (Task.COMPLETION, "none", (), 0, True, NO_COMPANIONS)
     actual = (options.task, options.speculation, options.overrides, options.n_cpu_moe, options.kv_offload, companions)

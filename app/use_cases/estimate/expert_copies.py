@@ -22,9 +22,15 @@ def copied_experts_bytes(
     shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors
 ) -> int:
     """Peak bytes while a layer computes with experts from RAM, without masks."""
-    after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_BESIDE else 0
-    one = shape.largest_expert_bytes + max(w.expert_ff + w.expert_e + 4 * w.e, after)
+    one = one_copied_expert_bytes(shape, w)
     return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
+
+
+def one_copied_expert_bytes(shape: ModelShape, w: Work) -> int:
+    """Peak bytes while a layer computes with one expert tensor from RAM; 0 without experts."""
+    after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_BESIDE else 0
+    largest = shape.largest_expert_bytes
+    return largest + max(w.expert_ff + w.expert_e + 4 * w.e, after) if largest else 0
 
 
 def experts_alone_bytes(shape: ModelShape, w: Work) -> int:

@@ -8,6 +8,7 @@ from app.entities.launch import ModelOptions
 from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.kv_cache import is_quantized
+from app.use_cases.estimate.projected import NO_CORRECTION, Correction, corrected_unless_certain
 from app.use_cases.estimate.tensor_split import used_gpus
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -27,11 +28,15 @@ class Fit:
 
 
 def largest_contexts(
-    shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]
+    shape: ModelShape,
+    options: ModelOptions,
+    companions: Companions,
+    sizes: tuple[int, ...],
+    by: Correction = NO_CORRECTION,
 ) -> list[Fit]:
     """The largest context for each cache type, in steps of STEP tokens, at most the model's own.
 
-    `sizes`: bytes available on each device, or one value for all.
+    `sizes`: bytes available on each device, or one value for all. `by`: what the engine said of the model.
     """
     trained = max(1, shape.hparams.integer("context_length"))
     most = -(-trained // STEP)
@@ -47,7 +52,8 @@ def largest_contexts(
         while low <= high:  # bisection: needs grow with the context
             middle = (low + high) // 2
             ctx_size = min(STEP * middle, trained)
-            booked = _booked(shape, replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v), companions)
+            tried = replace(options, ctx_size=ctx_size, cache_type_k=k, cache_type_v=v)
+            booked = _booked(shape, tried, companions, by)
             if all(each <= size for each, size in zip(booked, _per_device(sizes, options), strict=True)):
                 low, best = middle + 1, Fit(k, v, ctx_size, max(booked))
             else:
@@ -63,16 +69,22 @@ def _per_device(sizes: tuple[int, ...], options: ModelOptions) -> tuple[int, ...
     return sizes * max(1, len(used)) if len(sizes) == 1 else tuple(sizes[gpu] for gpu in used)
 
 
-def _booked(shape: ModelShape, options: ModelOptions, companions: Companions) -> list[int]:
+def _booked(shape: ModelShape, options: ModelOptions, companions: Companions, by: Correction) -> list[int]:
     """Bytes booked on each device, or of RAM without devices."""
-    result = estimate_memory(shape, options, companions=companions)
+    result = corrected_unless_certain(estimate_memory(shape, options, companions=companions), by)
     return [each.booked_bytes for each in result.devices] or [result.host.booked_bytes]
 
 
-def why_nothing_fits(shape: ModelShape, options: ModelOptions, companions: Companions, sizes: tuple[int, ...]) -> str:
+def why_nothing_fits(
+    shape: ModelShape,
+    options: ModelOptions,
+    companions: Companions,
+    sizes: tuple[int, ...],
+    by: Correction = NO_CORRECTION,
+) -> str:
     """What the smallest context and cache would need, and what else to try."""
     v = "f16" if options.flash_attn == "off" else "q4_0"
-    smallest = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions)
+    smallest = _booked(shape, replace(options, ctx_size=STEP, cache_type_k="q4_0", cache_type_v=v), companions, by)
     missing = [need - size for need, size in zip(smallest, _per_device(sizes, options), strict=True)]
     worst = max(range(len(missing)), key=missing.__getitem__)
     where = f"GPU {used_gpus(options)[worst]}" if options.devices else "RAM"

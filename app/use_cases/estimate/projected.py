@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from app.entities.memory import DeviceMemory, Estimate
+from app.entities.memory import Confidence, DeviceMemory, Estimate
 
+CERTAIN = frozenset({Confidence.EXACT, Confidence.MEASURED})
 MIB = 1024**2
 ROUNDING_BYTES = 3 * MIB  # the engine cuts each figure of each kind of buffer to whole MiB
 
@@ -27,13 +28,16 @@ class Correction:
         """For the notes of an estimate."""
         if self.problem:
             return self.problem
-        if self == Correction():
+        if self == NO_CORRECTION:
             return "the engine confirms weights and context"
         changes = [f"{name} by {100 * (factor - 1):+.1f} %" for name, factor in self._factors() if factor != 1]
         return f"the engine corrects {' and '.join(changes)}"
 
     def _factors(self) -> tuple[tuple[str, float], ...]:
         return ("weights", self.weights), ("context", self.context)
+
+
+NO_CORRECTION = Correction()
 
 
 def correction(estimated: Estimate, projected: Estimate) -> Correction:
@@ -51,6 +55,10 @@ def corrected(estimate: Estimate, by: Correction) -> Estimate:
     """The estimate of another start of the same model, with what the engine said of one."""
     devices = tuple(_corrected(each, by) for each in estimate.devices)
     return replace(estimate, devices=devices, host=_corrected(estimate.host, by), notes=(*estimate.notes, by.text))
+
+
+def corrected_unless_certain(estimate: Estimate, by: Correction) -> Estimate:
+    return estimate if estimate.confidence in CERTAIN else corrected(estimate, by)
 
 
 def _corrected(memory: DeviceMemory, by: Correction) -> DeviceMemory:

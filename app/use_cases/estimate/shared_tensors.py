@@ -17,6 +17,20 @@ from app.use_cases.estimate.families import UNKNOWN_MARGIN
 
 SHARED_MODES = frozenset({"row", "tensor"})
 
+# Architectures that llama.cpp does not split by tensors (b11549, llama-arch.cpp, llm_arch_supports_sm_tensor).
+_NEVER_BY_TENSORS = (
+    *("grok", "mpt", "plamo2", "minicpm3", "gemma3n", "mamba", "mamba2", "jamba", "falcon-h1", "olmo2", "olmoe"),
+    *("deepseek2", "deepseek32", "hy_v4", "dots3note", "glm-dsa", "bitnet", "t5", "nemotron_h", "nemotron_h_moe"),
+    *("granitehybrid", "minimax-01", "minimax-m2", "minimax-m3", "mistral4", "kimi-linear", "bailingmoe3", "kimi-k3"),
+    *("glm5-next", "qwen3tts"),
+)
+
+
+def can_share(architecture: str, options: ModelOptions) -> bool:
+    """Whether the options ask for shared tensors, and llama.cpp shares those of this architecture."""
+    is_possible = options.split_mode != "tensor" or architecture not in _NEVER_BY_TENSORS
+    return options.split_mode in SHARED_MODES and is_possible
+
 
 def is_shared(options: ModelOptions) -> bool:
     return options.split_mode in SHARED_MODES and options.devices > 1

@@ -30,23 +30,13 @@ class MovedTensors:
 def moved_tensors(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> MovedTensors:
     """For a server with the layers `ranges[i]` on device i."""
     found = MovedTensors([0] * len(ranges))
-    patterns = _patterns(options)
+    patterns = [(re.compile(pattern), buffer) for pattern, buffer in options.overrides]
     if not patterns or not ranges:
         return found
     for tensor in shape.hparams.header.tensors:
         target = next((buffer for pattern, buffer in patterns if pattern.search(tensor.name)), None)
         if target is not None:
             _move(found, shape, options, tensor, ranges, _device(target, len(ranges)))
-    return found
-
-
-def _patterns(options: ModelOptions) -> list[tuple[re.Pattern[str], str]]:
-    found = []
-    for pattern, buffer in options.overrides:
-        try:
-            found.append((re.compile(pattern), buffer))
-        except (re.error, OverflowError, RecursionError):  # llama-server rejects it
-            continue
     return found
 
 

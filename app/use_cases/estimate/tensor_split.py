@@ -17,9 +17,13 @@ from app.use_cases.model_shape.hparams import Hparams
 _FLOAT = struct.Struct("<f")
 
 
-def used_gpus(options: ModelOptions) -> range:
-    """The numbers of the GPUs that get layers, in the order of an estimate's devices."""
-    return range(options.main_gpu, options.main_gpu + 1) if _is_alone(options) else range(options.devices)
+def used_gpus(options: ModelOptions) -> tuple[int, ...]:
+    """The numbers of the GPUs that are used, in the order of an estimate's devices."""
+    if not _is_alone(options):
+        return tuple(range(options.devices))
+    draft = options.draft_device
+    is_elsewhere = draft is not None and draft != options.main_gpu and draft < options.devices
+    return (options.main_gpu, draft) if draft is not None and is_elsewhere else (options.main_gpu,)
 
 
 def _is_alone(options: ModelOptions) -> bool:

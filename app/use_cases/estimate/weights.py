@@ -18,6 +18,8 @@ def weights(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> tu
         host += shape.first_layer_bytes
     if first_gpu_layer > n:
         host += shape.host_output_bytes
+    if not options.devices and options.repack:  # with GPUs the CPU's weights stay as they are in the file
+        host += shape.repacked_output_bytes
     moved = moved_tensors(shape, options, ranges)
     per_device = [_on_device(shape, options, layers, loaded) for layers in ranges]
     totals = [max(0, a + b) for a, b in zip(per_device, moved.device_bytes, strict=True)]

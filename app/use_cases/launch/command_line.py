@@ -9,6 +9,8 @@ from app.entities.launch import EngineFacts, EngineKind, LaunchSettings, ModelOp
 from app.entities.model import Model
 from app.entities.placement import Placement
 from app.use_cases.estimate.kv_cache import is_quantized
+from app.use_cases.estimate.shared_tensors import is_shared
+from app.use_cases.launch.load_mode import load_mode_arguments
 
 ANY_PORT = 0
 KEY_VARIABLE = "LLAMA_API_KEY"
@@ -35,7 +37,13 @@ _ALWAYS = (
 _UNLESS_DEFAULT: tuple[tuple[str, Callable[[ModelOptions], str]], ...] = (
     # Shares are numbers of layers, so that llama.cpp splits the model exactly as booked.
     ("--tensor-split", lambda options: ",".join(f"{share:g}" for share in options.tensor_split)),
+    ("--split-mode", lambda options: options.split_mode if is_shared(options) else ""),
     ("--n-cpu-moe", lambda options: str(options.n_cpu_moe or "")),
+    ("--override-tensor", lambda options: ",".join(f"{pattern}={buffer}" for pattern, buffer in options.overrides)),
+)
+_SWITCHES_UNLESS_DEFAULT: tuple[tuple[str, Callable[[ModelOptions], bool]], ...] = (
+    ("--no-kv-offload", lambda options: not options.kv_offload),
+    ("--no-mmproj-offload", lambda options: not options.mmproj_offload),
 )
 
 
@@ -57,13 +65,15 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         n_cpu_moe=placement.n_cpu_moe,
         devices=len(gpus),
         tensor_split=placement.tensor_split,
+        split_mode=launch.options.split_mode if placement.shares else "layer",
     )
+    options = options if gpus else options.without_gpus
     return replace(launch, options=options, gpus=gpus, vulkan_numbers=placement.vulkan_numbers)
 
 
 def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
     """The settings for a launch with the options of a candidate placement, which names no GPUs yet."""
-    return replace(launch, options=options if options.devices else replace(options, n_cpu_moe=0))
+    return replace(launch, options=options if options.devices else options.without_gpus)
 
 
 def launch_plan(
@@ -88,7 +98,9 @@ def launch_plan(
         *("--port", str(port)),
         *(word for name, field in _ALWAYS for word in (name, str(getattr(options, field)))),
         *(word for name, text in _UNLESS_DEFAULT if (value := text(options)) for word in (name, value)),
+        *(name for name, is_set in _SWITCHES_UNLESS_DEFAULT if is_set(options)),
         *_flash_attention(options.flash_attn, engine),
+        *load_mode_arguments(options.load_mode, engine),
         *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
     for option in (*_optional_arguments(settings), *_fit_arguments(settings, engine)):
@@ -116,8 +128,11 @@ def reports_memory_need(settings: LaunchSettings, engine: EngineFacts) -> bool:
     for the vocabulary. It then reduces only values that are not set: the context (set unless 0), and the layers on
     GPUs and what depends on them (set unless -1). With both set it changes nothing: if memory is short, it warns and
     loads as configured. A context of 0 is excluded, because with separate caches per slot it would grow. Builds with
-    `-fit` but without --log-jsonl are excluded too: level 4 of their log is the debug level.
+    `-fit` but without --log-jsonl are excluded too: level 4 of their log is the debug level. So is split mode tensor,
+    for which it is not implemented (common/fit.cpp, common_params_fit_impl, b11549).
     """
+    if is_shared(settings.options) and settings.options.split_mode == "tensor":
+        return False
     has_fixed_sizes = settings.options.ctx_size > 0 and settings.options.n_gpu_layers >= 0
     can_report = "--log-jsonl" in engine.flags or engine.kind is EngineKind.EMBEDDED
     return has_fixed_sizes and can_report and "-fit" in engine.flags
@@ -152,8 +167,13 @@ def _own_environment(api_key: str, settings: LaunchSettings) -> dict[str, str]:
 def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
     """Options that some builds lack."""
     projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
+    options = settings.options
+    drafts = [("--spec-type", options.speculation)] if options.speculation != "none" else []
+    if options.speculation.startswith("draft"):
+        drafts.append(("--spec-draft-n-max", str(options.draft_max)))
     return [
         *projector,
+        *drafts,
         ("--kv-unified",)
         if settings.options.kv_unified
         else ("--no-kv-unified",),  # older builds always have separate caches

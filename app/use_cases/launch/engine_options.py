@@ -46,16 +46,16 @@ GROWING = _names("-cram --cache-ram -ctxcp --ctx-checkpoints --swa-checkpoints")
 IRRELEVANT_SWITCHES = _names(
     """
     --agent --cache-idle-slots --cache-prompt --check-tensors --cont-batching --context-shift --cors-credentials
-    --direct-io --escape --ignore-eos --jinja --log-disable --log-jsonl --log-prefix --log-timestamps
+    --escape --ignore-eos --jinja --log-disable --log-jsonl --log-prefix --log-timestamps
     --log-verbose
-    --lora-init-without-apply --metrics --mlock --mmap --no-mmap --models-autoload --no-agent --no-cache-idle-slots
+    --lora-init-without-apply --metrics --mlock --models-autoload --no-agent --no-cache-idle-slots
     --no-cache-prompt --no-cont-batching --no-context-shift --no-cors-credentials --no-direct-io --no-escape
     --no-host --no-jinja --no-log-jsonl --no-log-prefix --no-log-timestamps --no-models-autoload --no-perf
     --no-prefill-assistant --no-reasoning-preserve --no-skip-chat-parsing --no-slots
     --no-spec-draft-backend-sampling --no-ui --no-ui-mcp-proxy --no-warmup --no-webui --no-webui-mcp-proxy
     --offline --perf --prefill-assistant --props --reasoning-preserve --reuse-port --skip-chat-parsing --slots
     --spec-draft-backend-sampling --special --spm-infill --ui --ui-mcp-proxy --verbose --warmup --webui
-    --webui-mcp-proxy -ag -cb -dio -e -ndio -no-ag -nocb -sp -v
+    --webui-mcp-proxy -ag -cb -e -ndio -no-ag -nocb -sp -v
     """
 )
 IRRELEVANT_VALUES = _names(
@@ -68,7 +68,7 @@ IRRELEVANT_VALUES = _names(
     --dry-allowed-length --dry-base --dry-multiplier --dry-penalty-last-n --dry-sequence-breaker --dynatemp-exp
     --dynatemp-range --embd-normalize --file --fit --fit-ctx --fit-target --frequency-penalty --grammar
     --grammar-file
-    --host --json-schema --json-schema-file --keep --load-mode -lm --log-colors --log-file --log-prompts-dir
+    --host --json-schema --json-schema-file --keep --log-colors --log-file --log-prompts-dir
     --log-verbosity --logit-bias --lookup-cache-dynamic --lookup-cache-static --mcp-servers-config
     --mcp-servers-json --media-path --min-p --mirostat --mirostat-ent --mirostat-lr --models-dir --models-max
     --models-preset --n-predict --numa --path --poll --poll-batch --poll-batch-draft --poll-draft --pooling

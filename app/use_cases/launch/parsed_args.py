@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.entities.launch import ALL_LAYERS, LaunchSettings, ModelOptions, Task
+from app.entities.launch import ALL_LAYERS, LaunchSettings, LoadMode, ModelOptions, Task
 from app.use_cases.estimate.kv_cache import CACHE_TYPES
 
 MOST_DIGITS = 10
+_BUFFER = re.compile(r"CPU|RPC\S*|[A-Za-z]+[0-9]{1,3}")  # as in CUDA0, Vulkan1
 _Reading = Callable[[str], dict[str, Any]]
 
 # Options without a value, by any of their names.
@@ -31,10 +33,24 @@ _SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "-kvo": {"kv_offload": True},
     "--mmproj-offload": {"mmproj_offload": True},
     "--no-mmproj-offload": {"mmproj_offload": False},
+    "--repack": {"repack": True},
+    "--no-repack": {"repack": False},
+    "-nr": {"repack": False},
     "--spec-draft-cpu-moe": {"draft_n_cpu_moe": ALL_LAYERS},
     "--cpu-moe-draft": {"draft_n_cpu_moe": ALL_LAYERS},
     "-cmoed": {"draft_n_cpu_moe": ALL_LAYERS},
     "--spec-default": {"speculation": "ngram-mod"},
+    "--mmap": {"load_mode": LoadMode.MMAP},
+    "--no-mmap": {"load_mode": LoadMode.READ},
+    "--direct-io": {"load_mode": LoadMode.DIRECT},
+    "-dio": {"load_mode": LoadMode.DIRECT},
+}
+# Of --load-mode, which replaced these switches. With mlock nothing is changed: it says more than how to read.
+_LOAD_MODES = {
+    "none": LoadMode.READ,
+    "mmap": LoadMode.MMAP,
+    "dio": LoadMode.DIRECT,
+    **dict.fromkeys(("auto", "mlock", "mmap+mlock"), LoadMode.AUTO),
 }
 
 
@@ -85,10 +101,31 @@ def _slots(value: str) -> dict[str, Any]:
 
 def _override(names: str, field: str) -> dict[str, _Reading]:
     def read(value: str) -> dict[str, Any]:
-        pairs = (override.rpartition("=") for override in value.split(","))
-        return {field: tuple((pattern, buffer) for pattern, _, buffer in pairs)}
+        pairs = [override.partition("=") for override in value.split(",")]
+        return {field: tuple((_pattern(pattern), _buffer(buffer)) for pattern, _, buffer in pairs)}
 
     return dict.fromkeys(names.split(), read)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(text) from error
+    return text
+
+
+def _buffer(name: str) -> str:
+    """The name of a device's own buffer type: llama-server does not start with another."""
+    if not _BUFFER.fullmatch(name):
+        raise ValueError(name)
+    return name
+
+
+def _load_mode(value: str) -> dict[str, Any]:
+    if value not in _LOAD_MODES:
+        raise ValueError(value)
+    return {"load_mode": _LOAD_MODES[value]}
 
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
@@ -117,6 +154,7 @@ _VALUES: Mapping[str, _Reading] = {
     **_override("--override-tensor -ot", "overrides"),
     **_override("--spec-draft-override-tensor --override-tensor-draft -otd", "draft_overrides"),
     **_count("--spec-draft-n-cpu-moe --spec-draft-ncmoe --n-cpu-moe-draft -ncmoed", "draft_n_cpu_moe"),
+    **dict.fromkeys(("--load-mode", "-lm"), _load_mode),
     **dict.fromkeys(("--n-cpu-ffn", "-ncffn"), _dense_in_ram),
     **dict.fromkeys(("--tensor-split", "-ts"), _shares),
     **dict.fromkeys(

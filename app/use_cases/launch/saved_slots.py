@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, LoadMode
 from app.entities.model import Model
 from app.use_cases.launch.command_line import ANY_PORT, launch_plan
 
@@ -54,7 +54,7 @@ def start_digest(model: Model, engine: EngineFacts, env: Mapping[str, str], stam
     llama.cpp's file does not depend on it, and llama.cpp rejects a file that does not match. The context size is
     included: some models (longrope) rotate differently in a longer context.
     """
-    options = replace(model.launch.options, n_gpu_layers=0, n_cpu_moe=0, tensor_split=())
+    options = replace(model.launch.options, n_gpu_layers=0, n_cpu_moe=0, tensor_split=(), load_mode=LoadMode.AUTO)
     anywhere = replace(model.launch, options=options, gpus=())
     argv = launch_plan(replace(model, name="", launch=anywhere), engine, {}, api_key="", port=ANY_PORT).argv
     merged = {**env, **model.launch.env}

@@ -15,18 +15,19 @@ from app.use_cases.launch.engine_options import (
     OTHER_MACHINES,
     PRESETS,
     REPACKING,
-    UNMEASURED_SWITCHES,
-    UNMEASURED_VALUES,
 )
-from app.use_cases.launch.parsed_args import COMPANIONS, READ_SWITCHES, READ_VALUES, read_option, with_arguments
+from app.use_cases.launch.known_options import (
+    DEVICE_LISTS,
+    KNOWN_SWITCHES,
+    KNOWN_VALUES,
+    PROJECTOR_OFF,
+    canonical,
+    is_unmeasured,
+)
+from app.use_cases.launch.parsed_args import read_option, with_arguments
 
-_PROJECTOR_OFF = frozenset({"--no-mmproj", "--no-mmproj-auto"})
-DEVICE_LISTS = frozenset({"--device", "-dev"})
-_SWITCHES = READ_SWITCHES | _PROJECTOR_OFF | {"--mmproj-auto"} | UNMEASURED_SWITCHES | REPACKING | IRRELEVANT_SWITCHES
-_VALUES = READ_VALUES | COMPANIONS | DEVICE_LISTS | UNMEASURED_VALUES | GROWING | IRRELEVANT_VALUES
 PATTERNS = frozenset({"--override-tensor", "-ot", "--spec-draft-override-tensor", "--override-tensor-draft", "-otd"})
 _REFUSED = NAMES_ANOTHER_MODEL | PRESETS | {OTHER_MACHINES}
-_DESCRIPTIVE_KEYS = ("general.", "tokenizer.")  # of --override-kv: nothing is allocated by them
 
 
 class WrongArgument(ValueError):
@@ -47,7 +48,7 @@ class TypedArguments:
 
     @property
     def has_projector(self) -> bool:
-        return not self.names & _PROJECTOR_OFF
+        return not self.names & PROJECTOR_OFF
 
     @property
     def names(self) -> frozenset[str]:
@@ -62,19 +63,14 @@ class TypedArguments:
         return replace(chosen, unmeasured=(*options.unmeasured, *_unmeasured(self.pairs)))
 
 
-def canonical(word: str) -> str:
-    """An option as llama-server knows it, without `=VALUE`: --ctx_size is --ctx-size."""
-    return word.partition("=")[0].replace("_", "-") if word.startswith("--") else word
-
-
 def is_argument(word: str) -> bool:
     """Whether this is an option of llama-server's."""
-    return canonical(word) in _SWITCHES | _VALUES | _REFUSED
+    return canonical(word) in KNOWN_SWITCHES | KNOWN_VALUES | _REFUSED
 
 
 def takes_value(word: str) -> bool:
     """Whether the next word is this argument's value."""
-    return canonical(word) not in _SWITCHES | PRESETS and not _inline(word)
+    return canonical(word) not in KNOWN_SWITCHES | PRESETS and not _inline(word)
 
 
 def read_arguments(words: Sequence[str]) -> TypedArguments:
@@ -84,7 +80,7 @@ def read_arguments(words: Sequence[str]) -> TypedArguments:
         word = rest.pop(0)
         name = canonical(word)
         _check(name, word)
-        if name in _SWITCHES:
+        if name in KNOWN_SWITCHES:
             pairs.append((name, ""))
             continue
         if not _inline(word) and not rest:
@@ -104,9 +100,9 @@ def _check(name: str, word: str) -> None:
         raise WrongArgument(f"{name} names a model; only that of the question can be asked about")
     if name == OTHER_MACHINES:
         raise WrongArgument(f"{name}: the memory of other machines cannot be estimated")
-    if name not in _SWITCHES and name not in _VALUES:
+    if name not in KNOWN_SWITCHES and name not in KNOWN_VALUES:
         raise WrongArgument(f"{word[:100]!r} is not an option of llama-server")
-    if name in _SWITCHES and _inline(word):
+    if name in KNOWN_SWITCHES and _inline(word):
         raise WrongArgument(f"{name} takes no value")
 
 
@@ -114,15 +110,13 @@ def _check_value(name: str, value: str) -> None:
     try:
         read_option(name, value)
     except ValueError:
-        raise WrongArgument(f"{name} does not take {value[:100]!r}") from None
-    if name in PATTERNS and not all("=" in pair for pair in value.split(",")):
-        raise WrongArgument(f"{name} takes PATTERN=BUFFER,..., such as exps=CPU; not {value[:100]!r}")
+        form = " (PATTERN=BUFFER,..., such as exps=CPU or attn=CUDA1)" if name in PATTERNS else ""
+        raise WrongArgument(f"{name} does not take {value[:100]!r}{form}") from None
 
 
 def _unmeasured(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     for option, value in pairs:
-        is_text = option == "--override-kv" and value.startswith(_DESCRIPTIVE_KEYS)
-        if option in UNMEASURED_SWITCHES | UNMEASURED_VALUES and not is_text:
+        if is_unmeasured(option, value):
             yield option
 
 
@@ -131,6 +125,6 @@ def _notes(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
     if growing := [name for name in names if name in GROWING]:
         yield f"{', '.join(growing)}: what is collected in RAM during requests is not included"
     if REPACKING.intersection(names):
-        yield "with or without repacked copies the same is booked: the kernel can drop what they replace of the file"
+        yield "repacked copies are booked instead of what they replace of the file, which the kernel can drop"
     if nothing := [name for name in names if name in IRRELEVANT_SWITCHES | IRRELEVANT_VALUES]:
         yield f"no effect on memory: {', '.join(nothing)}"

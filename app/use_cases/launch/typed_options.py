@@ -28,7 +28,7 @@ CHOICES = {
     "cache_type_k": tuple(CACHE_TYPES),
     "cache_type_v": tuple(CACHE_TYPES),
     "flash_attn": ("on", "off", "auto"),
-    "split_mode": ("layer", "none"),
+    "split_mode": ("layer", "none", "row", "tensor"),
 }
 
 

@@ -29,6 +29,7 @@ _EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.c
 _INPUTS = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
 _PER_DEVICE = ("rope_freqs.", "rope_factors_")  # created with every layer, once per device (TENSOR_DUPLICATED)
 _FIRST_LAYER = ("per_layer_model_proj.", "per_layer_proj_norm.", "token_embd_norm.")  # on the device of layer 0
+_REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})  # with AVX2, and with NEON's dotprod
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class ModelShape:
     input_bytes: int  # always in RAM
     output_bytes: int  # on the device of the output
     host_output_bytes: int
+    repacked_output_bytes: int  # in RAM besides, of an output that the CPU has in another order than the embedding
     first_layer_bytes: int  # on the device of layer 0
     per_device_bytes: int  # once on every device that has layers
     has_tied_output: bool  # the embedding is also the output matrix
@@ -170,16 +172,22 @@ def _outside_of_blocks(tensors: list[Tensor], hp: Hparams) -> dict[str, Any]:
     output = [tensor for tensor in tensors if not tensor.name.startswith((*_INPUTS, *_PER_DEVICE, *_FIRST_LAYER))]
     has_none = hp.architecture in arch.WITHOUT_OUTPUT | arch.WITH_OUTPUT_IN_RAM
     is_tied = all(tensor.name != "output.weight" for tensor in tensors) and not has_none
-    # The embedding is held a second time as the output matrix on a GPU; in RAM it is shared.
+    # The embedding is held a second time as the output matrix on a GPU; in RAM it is shared unless it is repacked.
     tied = [tensor for tensor in inputs if is_tied and tensor.name == "token_embd.weight"]
     return {
         "input_bytes": _in_ram(inputs),
         "output_bytes": _on_gpu(output + tied),
         "host_output_bytes": _in_ram(output),
+        "repacked_output_bytes": _in_ram(filter(_is_repacked, tied)),
         "first_layer_bytes": _on_gpu(first),
         "per_device_bytes": _on_gpu(per_device),
         "has_tied_output": is_tied,
     }
+
+
+def _is_repacked(tensor: Tensor) -> bool:
+    """By llama.cpp b11549, ggml-cpu/repack.cpp (ggml_repack_get_optimal_repack_type)."""
+    return tensor.type in _REPACKED_TYPES and tensor.shape[-1] % 8 == 0
 
 
 def _on_gpu(tensors: Iterable[Tensor]) -> int:

@@ -178,7 +178,7 @@ class Candidates:
         count, min_gpus, after = len(placement.uuids), self.constraints.min_gpus, after_evicting(victims)
         self.considered.append(f"split over {count} GPUs{after}")
         why = f"min_gpus is {min_gpus}" if min_gpus > 1 else "no single GPU has enough memory"
-        return Candidate(placement, victims, f"{why}; fits on {count} GPUs together{after}")
+        return Candidate(placement, victims, f"{why}; fits on {count} GPUs together{self.splits.mode_text}{after}")
 
     # --- parts of the model, or all of it, in RAM ----------------------------------------------------------
 
@@ -242,5 +242,5 @@ class Candidates:
         return Candidate(placement, victims, f"{why}; fits in RAM{after_evicting(victims)}")
 
     def cpu_placement(self) -> Placement:
-        options = replace(self._one_card_options, devices=0, n_gpu_layers=0)
+        options = self.options.without_gpus
         return Placement((CPU,), (), 0, options.ctx_size, 0, self.estimates.estimate(options))

@@ -16,6 +16,7 @@ from app.use_cases.estimate.kv_cache import context_bytes
 from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.shape import ModelShape
 
+THOUSAND = 1000  # shares of tensors are whole numbers of it
 MAX_ATTEMPTS = 4  # what a GPU needs beside its layers depends on which layers it gets
 
 Estimator = Callable[[ModelOptions], Estimate]
@@ -44,6 +45,23 @@ def split_layers(
         sizes = _sums(layer_sizes, layers)
         overheads = [device.booked_bytes - size for device, size in zip(found.devices, sizes, strict=True)]
         capacity = [free - overhead for free, overhead in zip(usable, overheads, strict=True)]
+    return None
+
+
+def share_tensors(
+    options: ModelOptions, usable: Sequence[int], estimate: Estimator
+) -> tuple[ModelOptions, Estimate] | None:
+    """The same with a part of every tensor on each GPU: equal ones if they fit, for the speed of the slowest counts;
+    else as the GPUs have room beside what each needs as a whole."""
+    count = len(usable)
+    equal = replace(options, devices=count, tensor_split=(1.0,) * count)
+    whole = [device.compute_bytes + device.overhead_bytes for device in estimate(equal).devices]
+    room = [max(0, free - fixed) for free, fixed in zip(usable, whole, strict=True)]
+    shares = tuple(float(max(1, THOUSAND * each // max(1, sum(room)))) for each in room)
+    for split in (equal, replace(equal, tensor_split=shares)):
+        found = estimate(split)
+        if all(device.booked_bytes <= free for free, device in zip(usable, found.devices, strict=True)):
+            return split, found
     return None
 
 

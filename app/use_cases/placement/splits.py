@@ -10,9 +10,10 @@ from itertools import accumulate
 
 from app.entities.launch import ModelOptions
 from app.entities.placement import Card, Placement, Resident
+from app.use_cases.estimate.shared_tensors import SHARED_MODES, can_share
 from app.use_cases.placement.cards import can_split, placement_on, shortfall
 from app.use_cases.placement.estimate_cache import EstimateCache
-from app.use_cases.placement.layer_split import split_layers
+from app.use_cases.placement.layer_split import share_tensors, split_layers
 from app.use_cases.placement.victims import memory_held_by, sufficient_victims
 
 Split = tuple[Placement, tuple[Resident, ...]]  # and the servers to evict for it
@@ -53,12 +54,37 @@ class Splits:
         usable = [_usable_with(card, held) for card in cards]
         names = tuple(card.name for card in cards)
         options = replace(self.options, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
+        if self.shares_tensors:
+            return self._shared_over(cards, usable, options)
         layers, overhead = self.estimates.layer_bytes(options), self.min_overhead_bytes
         found = split_layers(layers, options, usable, overhead, lambda split: self.estimates.estimate(split, names))
         if found is None:
             return None
         split, estimate = found
         return placement_on(cards, tuple(map(int, split.tensor_split)), options, estimate)
+
+    @property
+    def shares_tensors(self) -> bool:
+        """Whether each GPU gets a part of every tensor, instead of some of the layers."""
+        return can_share(self.estimates.request.shape.hparams.architecture, self.options)
+
+    @property
+    def mode_text(self) -> str:
+        """For a reason: how the model is split, if that is not by layers as usual."""
+        if self.options.split_mode not in SHARED_MODES:
+            return ""
+        architecture = self.estimates.request.shape.hparams.architecture
+        cannot = f", split by layers: llama.cpp has no split mode {self.options.split_mode} for {architecture}"
+        return f" in split mode {self.options.split_mode}" if self.shares_tensors else cannot
+
+    def _shared_over(self, cards: Sequence[Card], usable: Sequence[int], options: ModelOptions) -> Placement | None:
+        names = tuple(card.name for card in cards)
+        found = share_tensors(options, usable, lambda split: self.estimates.estimate(split, names))
+        if found is None:
+            return None
+        layers = min(options.n_gpu_layers, len(self._layers))
+        placement = placement_on(cards, (layers,) * len(cards), options, found[1])
+        return replace(placement, shares=tuple(map(int, found[0].tensor_split)))
 
     @cached_property
     def min_overhead_bytes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.entities.frozen import replace
-from app.entities.placement import Decision, Outcome, Resident
+from app.entities.placement import CPU, UNBOOKED_RAM, Decision, Outcome, Resident
 from app.entities.server import Server
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.placement import decide
@@ -49,6 +49,14 @@ def current_ledger(state: PoolState) -> Ledger:
     assert state.memory is not None, "decisions are made on readings"
     limits = state.limits
     return Ledger(state.gpus, state.memory, state.servers, limits.gpu_limits, state.releasing, limits.max_loaded)
+
+
+def spare_ram_bytes(state: PoolState) -> int:
+    """RAM that is available and that no server has booked; 0 if it was not read."""
+    if state.memory is None:
+        return 0
+    free = current_ledger(state).shared_free()
+    return max(0, min(free[CPU], free[UNBOOKED_RAM]))
 
 
 def current_facts(state: PoolState, now: float) -> Facts:
