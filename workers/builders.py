@@ -28,6 +28,7 @@ from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
 from workers.model_files.load_choices import LoadChoices
+from workers.model_files.load_log import LoadLog
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pool import Pool
 from workers.pool.processes import Process
@@ -66,6 +67,7 @@ def build_spawn(
         history=files.history,
         as_started=needs.as_started,
         choose_load_mode=LoadChoices(lambda: spare_ram_bytes(store.pool)).choose,
+        note_load=LoadLog(files.load_rates).note,
         gpus=lambda: store.gpus,
         stop_seconds=settings.server.stop_seconds,
         caches=KeptCaches(files.slots, env),

@@ -11,6 +11,7 @@ from app.settings.schema import Settings
 from workers.clients.daily_tokens import DailyTokens
 from workers.logs.logs import ServiceLogs
 from workers.measurement.history import History
+from workers.model_files.load_rates import LoadRates
 from workers.server.orphans import PidRecords
 from workers.server.slot_files import SlotFiles
 from workers.upgrade_notices import warn_of_changes
@@ -19,13 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class StateFiles:
-    """Records of processes, the history of loads, used tokens, saved slots, and logs. Started before the other parts of
-    the service, and closed after them."""
+    """Records of processes, the history and the rates of loads, used tokens, saved slots, and logs. Started before the
+    other parts of the service, and closed after them."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder = folder
         self.records = PidRecords(folder / "servers")
         self.history = History(folder / "history.sqlite3")
+        self.load_rates = LoadRates(folder / "load-rates.json")
         self.tokens = DailyTokens(folder / "key-tokens.json")
         self.slots = SlotFiles(folder / "slots", settings.scheduling.kv_cache_disk)
         self.logs = ServiceLogs(folder / "logs", settings.engine.log_files)

@@ -20,7 +20,7 @@ class EngineFacts:
     command: tuple[str, ...]  # the argv every start begins with
     version: str  # what the engine calls itself; for people
     identity: str  # of the build: a hash of its files, or of those of its package
-    flags: frozenset[str]  # every option its --help names, as "--port" and "-m"
+    flags: frozenset[str]  # every option its --help names, as "--port" and "-m", and as "--spec-type ngram-mod"
     switches: frozenset[str] = frozenset()  # those of them that take no value: --flash-attn once was one
     files: tuple[str, ...] = ()  # what it runs from, as far as known; a change there may be another build
     architectures: tuple[str, ...] = ()  # compute capabilities of an installed one's CUDA code: "8.9"; else not known

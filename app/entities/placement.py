@@ -74,6 +74,7 @@ class PlacementConstraints:
     min_gpus: int = 1
     max_gpus: int | None = None
     has_auto_context: bool = False  # the longest of a few context sizes that fits the empty machine
+    has_auto_speculation: bool = False  # it may draft tokens with layers of its own, where there is room
     cpu_moe: bool = False  # experts may be kept in RAM
     partial_offload: bool = False  # some layers may be kept in RAM
     cpu_when_full: bool = False  # the whole model may run on the CPU
@@ -151,6 +152,7 @@ class Placement:
     vulkan_numbers: tuple[int, ...] = ()  # of the GPUs, if the engine uses them through Vulkan
     full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
+    speculation: str = ""  # the --spec-type that was added to the options because there is room; "": none was
     shares: tuple[int, ...] = ()  # of every tensor, on each GPU, where they are not split by layers
 
     @property

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from app.entities.frozen import replace
+from app.entities.load import LoadReport
 from app.entities.model import Model
 from app.entities.placement import Placement
 
@@ -64,6 +65,7 @@ class Server:
     progress_at: float  # last sign of life while loading
     load_progress: float | None = None  # of the current load, 0 to 1; None: not reported by the engine
     ready_at: float | None = None
+    load: LoadReport | None = None  # once it is ready
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
     is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready
     gpu_problem: str = ""  # why it is on the CPU: no GPU that it may use was usable when it was placed

@@ -11,6 +11,7 @@ from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, duration_cell, printable, rate_cell, size_cell, tokens_cell
 
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
+SHOWN_LOAD_BYTES = 1024**3
 EXPENDABLE_ALONE = ("UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", "MEMORY", "DEVICE")  # of `ps`, without bars
 EXPENDABLE = ("UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")  # columns, the first one first
 
@@ -77,9 +78,18 @@ def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
         if full := server["full_ctx_size"]:
             sizes = f"{tokens_cell(server['ctx_size'])} of context instead of {tokens_cell(full)}"
             yield f"{printable(server['model'])}: has {sizes}, because other processes hold memory"
+    yield from (
+        f"{printable(s['model'])}: loaded {printable(s['load']['text'])}" for s in status["servers"] if _is_large(s)
+    )
     if status["status"] == "draining":
         yield "The service is draining: it takes no more requests."
     yield from (f"degraded: {printable(reason)}" for reason in status["reasons"])
+
+
+def _is_large(server: Mapping[str, Any]) -> bool:
+    """Whether how fast it was loaded is worth a line."""
+    load = server.get("load")
+    return bool(load and load["size_bytes"] >= SHOWN_LOAD_BYTES)
 
 
 def queue_lines(status: Mapping[str, Any]) -> Iterator[str]:

@@ -15,7 +15,6 @@ from app.use_cases.launch.load_mode import (
     FileFacts,
     chosen_load_mode,
     load_mode_arguments,
-    needs_file_facts,
     offered_modes,
 )
 from app.use_cases.launch.parsed_args import parse_model_options
@@ -29,7 +28,7 @@ ON_GPU = Placement(("GPU-a",), (33,), 999, 4096, 0, NEEDS)
 PARTLY_ON_GPU = replace(ON_GPU, n_gpu_layers=20)
 UNIFIED = replace(ON_GPU, unified=("GPU-a",))
 ON_CPU = Placement((CPU,), (), 0, 4096, 0, replace(NEEDS, devices=()))
-SPARE = FileFacts(0.0, "ext4", DIRECT_STAGING_BYTES + SPARE_BYTES)
+SPARE = FileFacts(0.0, "ext4", "/", DIRECT_STAGING_BYTES + SPARE_BYTES)
 
 NEW = an_engine("--load-mode", "-lm")
 LATER = an_engine("--mmap", "--no-mmap", "--direct-io", "--no-direct-io")
@@ -66,7 +65,7 @@ def choice(placement: Placement, file: FileFacts = FileFacts(), offered=ALL, **s
         (replace(ON_GPU, vulkan_numbers=(0,)), SPARE, AUTO),
         (ON_GPU, FileFacts(), READ),
         (ON_GPU, SPARE, READ),
-        (ON_GPU, FileFacts(1.0, "ext4", 0), READ),
+        (ON_GPU, FileFacts(1.0, "ext4"), READ),
         (UNIFIED, SPARE, DIRECT),
         (UNIFIED, replace(SPARE, cached_share=0.9), READ),
         (UNIFIED, replace(SPARE, cached_share=0.89), DIRECT),
@@ -104,14 +103,6 @@ def test_what_is_configured_is_chosen_wherever_the_engine_offers_it():
     for placement in (ON_CPU, PARTLY_ON_GPU, ON_GPU, UNIFIED):
         assert [choice(placement, load_mode=mode) for mode in ALL] == list(ALL)
     assert choice(ON_GPU, offered=frozenset({MMAP}), load_mode=DIRECT) is AUTO
-
-
-def test_the_file_is_looked_at_only_where_it_matters():
-    def needs(placement: Placement, **settings: object) -> bool:
-        return needs_file_facts(launch_on(a_launch(**settings), placement), placement)
-
-    assert needs(UNIFIED)
-    assert not any((needs(ON_GPU), needs(ON_CPU), needs(UNIFIED, load_mode=READ), needs(UNIFIED, args=("--mlock",))))
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,8 @@ def test_the_configuration_reaches_the_engine(tmp_path: Path):
                 assert (answer.status_code, answer.json()["model"]) == (200, "mine")
             (engine,) = service.engines()
             line, environ = engine.cmdline(), engine.environ()
+            (load,) = (server["load"] for server in service.get("/status").json()["servers"])
+            assert f"loaded server=1 model=mine mode=read from={load['from']} {load['text']}" in service.output
             listed = {model["id"]: model["aliases"] for model in service.get("/v1/models").json()["data"]}
             assert service.chat("two").status_code == 200
             other = next(e for e in service.engines() if e.pid != engine.pid).cmdline()

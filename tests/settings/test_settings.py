@@ -621,6 +621,7 @@ def test_an_experts_keys_become_options(tmp_path):
     ("speculative", "expected"),
     [
         ("off", ("none", 3)),
+        ("auto", ("none", 3)),
         ("{draft: small}", ("draft-simple", 3)),
         ("{draft: head.gguf, type: draft-eagle3, max_tokens: 8}", ("draft-eagle3", 8)),
         ("{type: draft-mtp}", ("draft-mtp", 3)),
@@ -686,7 +687,9 @@ def test_the_defaults_do_not_constrain_gpus():
     settings = Settings()
     assert (settings.policy(), settings.gpu_limits(), settings.engine.assume_gpu) == (Policy(), GpuLimits(), False)
     assert (
-        settings.constraints_of() == settings.constraints_of("no entry") == PlacementConstraints(has_auto_context=True)
+        settings.constraints_of()
+        == settings.constraints_of("no entry")
+        == PlacementConstraints(has_auto_context=True, has_auto_speculation=True)
     )
     assert settings.gpu.cpu_fallback == "auto"
     assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0, ubatch_size=AUTO_UBATCH)
@@ -764,11 +767,15 @@ def test_a_models_constraints_override_the_defaults(tmp_path):
         gpu: {cpu_fallback: when_full}
         defaults: {cpu_moe: on, partial_offload: on}
         models:
-          m: {gpus: [0, GPU-a], exclude: [1], min_gpus: 2, max_gpus: 2, ctx_size: 4096, partial_offload: off}
+          m:
+            {gpus: [0, GPU-a], exclude: [1], min_gpus: 2, max_gpus: 2, ctx_size: 4096, partial_offload: off,
+             speculative: off}
           n: {cpu_moe: off}
     """
     settings = configured(tmp_path, text)
-    defaults = PlacementConstraints(has_auto_context=True, cpu_moe=True, partial_offload=True, cpu_when_full=True)
+    defaults = PlacementConstraints(
+        has_auto_context=True, has_auto_speculation=True, cpu_moe=True, partial_offload=True, cpu_when_full=True
+    )
     assert settings.constraints_of() == defaults
     assert settings.constraints_of("n") == replace(defaults, cpu_moe=False)
     assert settings.constraints_of("m") == PlacementConstraints(

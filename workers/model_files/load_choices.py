@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.entities.launch import EngineFacts
 from app.entities.model import Model
@@ -12,7 +12,6 @@ from app.use_cases.launch.load_mode import (
     FileFacts,
     LoadChoice,
     chosen_load_mode,
-    needs_file_facts,
     offered_modes,
 )
 from workers.model_files.file_systems import file_system_of
@@ -28,9 +27,9 @@ class LoadChoices:
 
     def choose(self, model: Model, placement: Placement, engine: EngineFacts) -> LoadChoice:
         """`model`: with the settings of this start."""
-        file = self._file_facts(model) if needs_file_facts(model.launch, placement) else FileFacts()
-        return chosen_load_mode(model.launch, placement, offered_modes(engine), file)
+        file = self._file_facts(model)
+        return replace(chosen_load_mode(model.launch, placement, offered_modes(engine), file), file=file)
 
     def _file_facts(self, model: Model) -> FileFacts:
-        share = cached_share(parts_of(model.path))
-        return FileFacts(share, file_system_of(model.path).type, self.spare_ram_bytes())
+        share, found = cached_share(parts_of(model.path)), file_system_of(model.path)
+        return FileFacts(share, found.type, found.mount, self.spare_ram_bytes())

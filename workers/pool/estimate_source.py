@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from app.entities.gpu import GpuSnapshot
-from app.entities.launch import EngineFacts, ModelOptions
+from app.entities.launch import DRAFTS_ITSELF, EngineFacts, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
@@ -80,6 +80,7 @@ class EstimateSource:
         return PlacementRequest(
             *(shape, model.launch.options, estimate, model.constraints),
             estimate_without_history=without_history,
+            engine_drafts=engine is not None and f"--spec-type {DRAFTS_ITSELF}" in engine.flags,
             found_contexts=self._found_contexts((model.path, uses_vulkan), shape, companions),
         )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts, EngineKind
+from app.entities.load import LoadReport
 from app.entities.model import Model
 from app.entities.placement import Placement
 from app.entities.server import Server
@@ -33,10 +34,13 @@ class Launcher:
     history: History
     as_started: Callable[[Model], Model]
     choose_load_mode: Callable[[Model, Placement, EngineFacts], LoadChoice]
+    note_load: Callable[[LoadReport, Server], None]
     gpus: Callable[[], GpuSnapshot]
     stop_seconds: float
     caches: KeptCaches
     logs: EngineLogs
+    # Paths of models that did not start with what the placement had them draft with. Servers' threads only add.
+    not_drafting: set[str] = field(default_factory=set)
     # The engine cannot choose a port itself. Written by any server's thread, False -> True once.
     needs_fixed_ports: bool = False
 

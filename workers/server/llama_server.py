@@ -18,6 +18,7 @@ from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.server import Server
 from app.use_cases.launch.command_line import ANY_PORT, launch_on
+from app.use_cases.launch.load_mode import FileFacts
 from app.use_cases.scheduling import events as ev
 from workers.logs.engine_text import without_backtrace
 from workers.server.child_process import describe_exit, free_port
@@ -48,6 +49,7 @@ class LlamaServer:
         self._post = post
         self._orders = Orders()
         self._cache: KeptCache | None = None
+        self._file = FileFacts()  # of the model, before the load
         self._process: ServerProcess | None = None  # of the last attempt
         self._thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
 
@@ -145,9 +147,12 @@ class LlamaServer:
 
     def _as_loaded(self, model: Model, engine: EngineFacts) -> Model:
         """The model with the settings of this very start."""
+        if model.path in self._launcher.not_drafting:
+            self._server = replace(self._server, placement=replace(self._server.placement, speculation=""))
         placement = self._server.placement
         model = replace(model, launch=launch_on(model.launch, placement))
         choice = self._launcher.choose_load_mode(model, placement, engine)
+        self._file = choice.file
         log.info("load server=%d model=%s mode=%s (%s)", self._server.id, model.name, choice.mode, choice.reason)
         options = replace(model.launch.options, load_mode=choice.mode)
         return replace(model, launch=replace(model.launch, options=options))
@@ -155,7 +160,18 @@ class LlamaServer:
     def _spawn(self, engine: EngineFacts) -> ServerProcess:
         port = free_port() if self._launcher.needs_fixed_ports else ANY_PORT
         about = self._launcher, engine, self._server
-        return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port)
+        return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port, self._file)
+
+    def _stop_drafting(self) -> bool:
+        """Without what the placement added, more is booked than is needed. False: it added nothing."""
+        if not self._server.placement.speculation:
+            return False
+        log.warning("server=%d did not start with --spec-type; retrying without", self._server.id)
+        model, placement = self._server.model, replace(self._server.placement, speculation="")
+        self._launcher.not_drafting.add(model.path)
+        launch = replace(model.launch, options=replace(model.launch.options, speculation="none"))
+        self._server = replace(self._server, model=replace(model, launch=launch), placement=placement)
+        return True
 
     def _prepare_retry(self, errors: str) -> bool:
         """Whether another attempt may succeed, by the error lines of the last one."""
@@ -163,7 +179,7 @@ class LlamaServer:
             log.warning("server=%d exited while its saved kv cache was restored; retrying without", self._server.id)
             return True
         if not _BIND_FAILED.search(errors):
-            return False
+            return self._stop_drafting()
         log.warning("server=%d could not listen on its port; trying another", self._server.id)
         self._launcher.needs_fixed_ports = True
         return True

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts
+from app.entities.load import LoadReport
 from app.entities.server import Server
 from app.use_cases.launch.command_line import KEY_VARIABLE, launch_plan
+from app.use_cases.launch.load_mode import FileFacts
 from app.use_cases.placement.releasing import shown_bytes
 from app.use_cases.scheduling import events as ev
 from workers.measurement.measurement import Measurement
@@ -58,6 +60,7 @@ class ServerProcess:
         cache: KeptCache | None,
         api_key: str,
         port: int,
+        file: FileFacts,
     ) -> None:
         """`port`: 0 for one that the engine chooses. Raises OSError and ValueError if it cannot be spawned."""
         self._launcher = launcher
@@ -71,6 +74,7 @@ class ServerProcess:
         self.is_ready = False
         self.problem = ""  # why the server cannot be used although it runs
         self.gpu_failure: ev.GpuFailure | None = None
+        self._file = file  # as it was before the load
         self._port: int | None = None  # set once it is proven to be our child's
         self._is_stopping = self._is_terminated = False  # terminated: SIGTERM was sent
         self._terminate_at = self._kill_at = self._measure_at = self._ready_at = NEVER
@@ -80,6 +84,7 @@ class ServerProcess:
         slots = str(cache.folder) if cache else ""
         env = launcher.environment(server)
         plan = launch_plan(server.model, engine, env, api_key, port, slots)
+        self._started_at = time.monotonic()
         self._child = ChildProcess(plan)
         self._kept_log = launcher.logs.begin(server, engine, plan, self._child.pid)
         self._cpu = CpuUse(self._child.pid)
@@ -219,8 +224,15 @@ class ServerProcess:
             self._ready_at = time.monotonic()
             self._measure_at = self._ready_at + MEASURE_AFTER_SECONDS
             log.info("ready server=%d model=%s port=%d", self._server.id, self._server.model.name, port)
-            self._post(ev.Ready(self._server.id, port, time.monotonic()))
+            load = self._load_report()
+            self._launcher.note_load(load, self._server)
+            self._post(ev.Ready(self._server.id, port, time.monotonic(), load))
             return
+
+    def _load_report(self) -> LoadReport:
+        mode, seconds = self._server.model.launch.options.load_mode, self._ready_at - self._started_at
+        kind = f"{self._file.file_system} {self._file.mount}".strip()
+        return LoadReport(mode, self._server.model.size_bytes, seconds, kind, self._file.cached_share)
 
     def _measure(self) -> None:
         if self._measurement is None or self._orders.is_stop_wanted:

@@ -67,11 +67,11 @@ class ModelDefaults(Section):
         "off", description="Allow layers in RAM if no GPU has enough memory for all of them."
     )
     speculative: Speculative = Field(
-        "off",
+        "auto",
         description=(
-            "Speculative decoding: off; or what drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the "
-            "model's own layers for it), `{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: "
-            "docs/speculative.md."
+            "Speculative decoding. auto: by the model's own layers for it, where that costs nothing else; off; or what "
+            "drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the model's own layers for it), "
+            "`{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: docs/speculative.md."
         ),
     )
     split_mode: Literal["layer", "tensor", "row"] = Field(

@@ -7,6 +7,8 @@ as the pipeline has stages.
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
+from app.use_cases.estimate.attention_bias import biased_bytes, has_attention_bias
+from app.use_cases.estimate.attention_in_ram import attends_in_ram, without_attention_bytes
 from app.use_cases.estimate.expert_copies import (
     experts_alone_bytes,
     one_copied_expert_bytes,
@@ -89,7 +91,12 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     flash = uses_flash_attention(shape, options)
-    if is_pipelined(shape, options):
+    copies = MAX_COPIES if is_pipelined(shape, options) else 0
+    if has_attention_bias(shape):
+        return biased_bytes(shape, options, w, cells, flash, used, copies)
+    if attends_in_ram(shape, options) and any(ranges):
+        return without_attention_bytes(shape, options, w, cells, used, copies)
+    if copies:
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
     is_encoder = shape.graph.architecture in arch.ATTENDS_TO_BATCH
     first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
@@ -146,7 +153,7 @@ def _sequential_peak(
     else:
         peak = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=layers.start == 0)
     if not options.kv_offload and options.devices:
-        peak = with_cache_in_ram(shape, options, w, cells, peak)
+        peak = with_cache_in_ram(shape, options, w, cells, peak, has_inputs=layers.start == 0)
     elif layers.start > 0:
         peak += shared_cache_bytes(shape, options, cells, layers)
     return peak - (2 * w.e if index else 0)  # the two embedding inputs are on the first device only
@@ -161,7 +168,7 @@ def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
 
 def _without_experts(shape: ModelShape, w: Work) -> int:
     """Layers whose experts are computed on another device."""
-    other = OTHER_GRAPHS.get(shape.graph.architecture)
+    other = OTHER_GRAPHS.get(shape.graph.architecture) if not shape.graph.deepstack else None  # of its experts
     return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
 
 

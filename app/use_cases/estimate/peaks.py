@@ -16,6 +16,7 @@ from app.use_cases.estimate.graph_rules import (
     padded_input_bytes,
 )
 from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
+from app.use_cases.estimate.selection import selection_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -25,8 +26,13 @@ def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
     if options.flash_attn == "off" or shape.hparams.architecture == "grok":
         return False
     has_kernel = shape.graph.has_flash_attention or not options.devices
-    forced = is_quantized(options.cache_type_v)  # a quantized V cache requires it
-    return has_kernel or forced
+    return has_kernel or is_flash_forced(shape, options)
+
+
+def is_flash_forced(shape: ModelShape, options: ModelOptions) -> bool:
+    """Whether flash attention is used whatever CUDA has kernels for; a quantized V cache requires it."""
+    wanted = options.flash_attn == "on" or (options.flash_attn == "auto" and is_quantized(options.cache_type_v))
+    return wanted and shape.hparams.architecture != "grok"
 
 
 def graph_work(shape: ModelShape, options: ModelOptions, cells: CacheCells) -> Work:
@@ -52,6 +58,8 @@ def peak_bytes(
     padded_inputs = padded_input_bytes(w) + 6 * w.e if graph.deepstack and has_inputs else 0
     if graph.architecture == "gemma4" and graph.per_layer:
         padded_inputs = w.width(graph.per_layer) + 2 * w.e
+    if between(shape.indexer_width, layers.start, min(layers.stop, shape.hparams.n_layer_all)):
+        candidates.append(selection_bytes(shape, w, cells))
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:

@@ -65,6 +65,7 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         n_cpu_moe=placement.n_cpu_moe,
         devices=len(gpus),
         tensor_split=placement.tensor_split,
+        speculation=placement.speculation or launch.options.speculation,
         split_mode=launch.options.split_mode if placement.shares else "layer",
     )
     options = options if gpus else options.without_gpus

@@ -15,6 +15,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from app.entities.launch import ALL_LAYERS, EngineFacts, LaunchSettings, LoadMode
+from app.entities.load import CACHED_SHARE
 from app.entities.placement import Placement
 from app.use_cases.estimate.load_staging import DIRECT_STAGING_BYTES
 from app.use_cases.launch.parsed_args import option_pairs
@@ -31,7 +32,6 @@ _OWN_ARGUMENTS = frozenset({"--mmap", "--no-mmap", "--direct-io", "-dio", "--no-
 )
 _OWN_VARIABLES = ("LLAMA_ARG_MMAP", "LLAMA_ARG_NO_MMAP", "LLAMA_ARG_DIO", "LLAMA_ARG_NO_DIO", "LLAMA_ARG_LOAD_MODE")
 
-CACHED_SHARE = 0.9  # of a file: more is read from RAM rather than past it
 # Local ones, on which reading past the page cache was reported to be fast. Others ignore it or are slow with it.
 DIRECT_FILE_SYSTEMS = frozenset({"ext4", "xfs", "btrfs", "f2fs"})
 SPARE_BYTES = 1024**3  # beyond what a load takes for its buffers, so that `auto` never makes RAM short
@@ -52,6 +52,7 @@ class FileFacts:
 
     cached_share: float | None = None  # of it in the page cache
     file_system: str = ""  # its type
+    mount: str = ""
     spare_ram_bytes: int = 0  # available, and not booked by anyone
 
 
@@ -61,6 +62,7 @@ class LoadChoice:
 
     mode: LoadMode
     reason: str
+    file: FileFacts = FileFacts()  # as it was decided by
 
 
 def offered_modes(engine: EngineFacts) -> frozenset[LoadMode]:
@@ -94,12 +96,6 @@ def decides_itself(launch: LaunchSettings) -> bool:
     """Whether the model's arguments or variables say how to read it."""
     names = {option for option, _ in option_pairs(launch.args)}
     return bool(names & _OWN_ARGUMENTS) or any(name.upper() in _OWN_VARIABLES for name in launch.env)
-
-
-def needs_file_facts(launch: LaunchSettings, placement: Placement) -> bool:
-    """Whether the choice depends on the file: to look at it takes time."""
-    is_auto = launch.options.load_mode is LoadMode.AUTO and not decides_itself(launch)
-    return is_auto and weights_in(launch, placement) is WeightsIn.UNIFIED
 
 
 def chosen_load_mode(

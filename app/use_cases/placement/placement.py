@@ -25,12 +25,18 @@ from app.use_cases.placement.cards import can_split, describe_card, format_mib, 
 from app.use_cases.placement.contexts import choose_context, waiting_for_others, with_context_note
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.request import PlacementRequest
+from app.use_cases.placement.speculation import with_optional_speculation
 from app.use_cases.placement.suggestion import find_suggestion
 from app.use_cases.placement.victims import eviction_rank, model_names
 from app.use_cases.placement.world import World
 
 
 def decide(request: PlacementRequest, world: World) -> Decision:
+    """Where the model is placed, and whether it drafts tokens there, where that is optional (speculation.py)."""
+    return with_optional_speculation(request, lambda each: _decide_plain(each, world))
+
+
+def _decide_plain(request: PlacementRequest, world: World) -> Decision:
     """Where the model is placed, which servers to evict for it first, or why it is refused.
 
     Memory being released is not free yet, but is no reason to evict another server: if it will make a better placement

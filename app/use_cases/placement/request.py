@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import ModelOptions, Task
+from app.entities.launch import DRAFTS_ITSELF, ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import Placement, PlacementConstraints
+from app.use_cases.estimate.companions import has_measured_mtp
 from app.use_cases.estimate.kv_cache import checkpoint_bytes
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -53,6 +54,15 @@ class PlacementRequest:
     estimate_without_history: Callable[[ModelOptions, tuple[str, ...]], Estimate] | None = None
     # What contexts.py found by the estimate alone; the requests of one file share it.
     found_contexts: FoundContexts = field(default_factory=dict, compare=False, repr=False)
+
+    engine_drafts: bool = True  # with the model's own MTP layers: --spec-type draft-mtp
+
+    @property
+    def optional_speculation(self) -> str:
+        """The --spec-type that it may get where there is room; "" for none. The options are without it."""
+        may_draft = self.constraints.has_auto_speculation and self.engine_drafts
+        is_plain = self.options.task is Task.COMPLETION and self.options.speculation == "none"
+        return DRAFTS_ITSELF if may_draft and is_plain and has_measured_mtp(self.shape) else ""
 
     @property
     def checkpoint_bytes(self) -> int:

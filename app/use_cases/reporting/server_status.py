@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import isfinite
 
 from app.entities.engine_load import IDLE, UNKNOWN, EngineLoad
+from app.entities.load import LoadReport
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.report import server_problem
 from app.use_cases.scheduling.idle import idle_deadline
@@ -47,7 +48,18 @@ def _server(server: Server, load: EngineLoad, pool: PoolState, now: float, at: f
         "measured_bytes": server.reported_bytes if server.is_up else None,
         "pinned": is_pinned(pool.pin_orders, server.model),
         "started_at": round(at - (now - server.started_at), 3),
+        "load": _load(server.load) if server.load else None,
         "load_seconds": None if server.ready_at is None else round(server.ready_at - server.started_at, 1),
+    }
+
+
+def _load(load: LoadReport) -> dict[str, object]:
+    return {
+        "mode": load.mode,
+        "from": load.source or None,
+        "size_bytes": load.size_bytes,
+        "bytes_per_second": round(load.bytes_per_second),
+        "text": load.text,
     }
 
 

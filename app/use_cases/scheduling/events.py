@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 
 from app.entities.gpu import GpuSnapshot
+from app.entities.load import LoadReport
 from app.entities.memory import MemoryReading
 from app.entities.model import Model
 from app.use_cases.placement.request import PlacementRequest
@@ -125,6 +126,7 @@ class Ready:
     server: int
     port: int
     at: float
+    load: LoadReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

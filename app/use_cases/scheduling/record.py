@@ -7,6 +7,7 @@ from math import inf
 
 from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
+from app.entities.load import LoadReport
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
 from app.use_cases.scheduling import events as ev
@@ -66,8 +67,8 @@ def record(state: PoolState, event: Event) -> Step:
             return _measured(state, server_id, needs), []
         case ev.Progress(server_id, at, progress):
             return update_server(state, server_id, lambda s: _with_progress(s, progress, at)), []
-        case ev.Ready(server_id, port, at):
-            return _became_ready(state, server_id, port, at), []
+        case ev.Ready(server_id, port, at, load):
+            return _became_ready(state, server_id, port, at, load), []
         case ev.ServerChecked():
             return record_check(state, event)
         case ev.Exited():
@@ -191,7 +192,7 @@ def _released(state: PoolState, event: ev.Release) -> PoolState:
     return update_server(state, server.id, lambda _: freed)
 
 
-def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> PoolState:
+def _became_ready(state: PoolState, server_id: int, port: int, at: float, load: LoadReport | None) -> PoolState:
     server = state.server(server_id)
     if server is None or server.state is not STARTING:  # its stop was ordered meanwhile
         return state
@@ -200,7 +201,9 @@ def _became_ready(state: PoolState, server_id: int, port: int, at: float) -> Poo
     cards = with_successful_load(state.card_failures, server.placement.uuids, server.model.name, at)
     gpus = without_set_aside(state.gpus, cards, at)
     state = replace(state, failures=failures, demands=demands, card_failures=cards, gpus=gpus)
-    return update_server(state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at))
+    return update_server(
+        state, server_id, lambda s: replace(s.with_state(READY), port=port, ready_at=at, last_used=at, load=load)
+    )
 
 
 def _memory_read_failed(state: PoolState, detail: str, at: float) -> Step:
