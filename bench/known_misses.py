@@ -38,7 +38,7 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "computed on the CPU, and the copies there and back are not counted",
     },
     "partial offload": {
-        **dict.fromkeys(("gemma2", "gemma3", "lfm2", "qwen2", "qwen3"), _GAPS),
+        **dict.fromkeys(("gemma2", "gemma3", "lfm2", "qwen2"), _GAPS),
         "mamba2": f"{UNKNOWN}: 6 E are missing on the second GPU, likely copies to it",
     },
     "embedding, rerank": {

@@ -56,6 +56,7 @@ class Resident:
     load_seconds: float | None = None  # expected duration of a reload; None: not measured
     is_loading: bool = False  # not evicted before it is ready
     is_surplus: bool = False  # a replica its model does not need: evicted before all others
+    spare_cache_bytes: int = 0  # of RAM that it was given because it was free (prompt_cache: auto), filled or not
 
 
 class Strategy(enum.StrEnum):
@@ -74,6 +75,7 @@ class PlacementConstraints:
     min_gpus: int = 1
     max_gpus: int | None = None
     has_auto_context: bool = False  # the longest of a few context sizes that fits the empty machine
+    has_auto_speculation: bool = False  # it may draft tokens with layers of its own, where there is room
     cpu_moe: bool = False  # experts may be kept in RAM
     partial_offload: bool = False  # some layers may be kept in RAM
     cpu_when_full: bool = False  # the whole model may run on the CPU
@@ -151,6 +153,8 @@ class Placement:
     vulkan_numbers: tuple[int, ...] = ()  # of the GPUs, if the engine uses them through Vulkan
     full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
+    parks_idle_slots: bool = False  # its prompt cache holds all that idle slots may have to leave there
+    speculation: str = ""  # the --spec-type that was added to the options because there is room; "": none was
     shares: tuple[int, ...] = ()  # of every tensor, on each GPU, where they are not split by layers
 
     @property
@@ -168,6 +172,16 @@ class Placement:
         if self.is_on_cpu:
             return CPU
         return f"{'vulkan' if self.vulkan_numbers else 'cuda'}:{','.join(map(str, self.indices))}"
+
+    @property
+    def prompt_cache_bytes(self) -> int:
+        """Of the RAM that is booked: for conversations without a slot."""
+        return self.estimate.host.prompt_cache_bytes
+
+    @property
+    def estimated_bytes(self) -> int:
+        """On all devices together, without the prompt cache: what its llama-server is expected to report."""
+        return sum(self.booked_bytes.values()) - self.prompt_cache_bytes
 
     @property
     def booked_bytes(self) -> Mapping[str, int]:
@@ -231,6 +245,7 @@ class Decision:
     considered: tuple[str, ...] = ()  # each step with its numbers
     cause: WaitCause | None = None  # with WAIT; None: as the reason says
     awaited: tuple[int, ...] = ()  # with WAIT: ids of the servers that are in the way, as far as they are known
+    restarts: tuple[int, ...] = ()  # of `evict`: only their prompt caches are in the way, so they are started again
     shorter_ctx_size: int = 0  # with WAIT for other processes: the context if they do not release memory in time
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 

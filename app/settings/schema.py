@@ -214,6 +214,7 @@ class Settings(BaseSettings):
             min_gpus=model.min_gpus,
             max_gpus=model.max_gpus,
             has_auto_context=model.ctx_size == "auto",
+            has_auto_speculation=model.speculative == "auto",
             cpu_moe=model.cpu_moe == "on",
             partial_offload=model.partial_offload == "on",
             cpu_when_full=self.gpu.cpu_fallback is CpuFallback.WHEN_FULL,

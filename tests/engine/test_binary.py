@@ -33,6 +33,8 @@ ggml_cuda_init: found 1 CUDA devices:
 --spec-draft-device, -devd, --device-draft <dev1,dev2,..>
                                         comma-separated list of devices
 --poll-batch <0|1>                      use polling to wait for work
+--spec-type none,draft-mtp,ngram-mod
+                                        comma-separated list of types
 """
 
 
@@ -47,10 +49,11 @@ def program(folder: Path, text: str, name: str = "llama-server") -> Path:
 def test_options_are_parsed_and_descriptions_are_not():
     expected = (
         "-h --help --usage --version -c --ctx-size -kvu --kv-unified -no-kvu --no-kv-unified -sm --split-mode "
-        "-ngl --gpu-layers --n-gpu-layers --spec-draft-device -devd --device-draft --poll-batch"
+        "-ngl --gpu-layers --n-gpu-layers --spec-draft-device -devd --device-draft --poll-batch --spec-type"
     )
     flags, switches = flags_in_help(RECENT_HELP)
-    assert flags == set(expected.split())
+    values = {f"--spec-type {value}" for value in ("none", "draft-mtp", "ngram-mod")}
+    assert flags == set(expected.split()) | values
     assert {"--usage", "--version", "--kv-unified", "-no-kvu"} <= switches
     assert not {"--ctx-size", "--split-mode", "--gpu-layers"} & switches
 

@@ -8,6 +8,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from app.ports import Address
+from app.use_cases.scheduling import events as ev
 from tests.helpers.builders import Play, a_model
 from workers.engine_metrics.exposition import MAX_SAMPLES, engine_metrics, merged_families
 from workers.engine_metrics.series import EngineSeries
@@ -79,6 +80,27 @@ def test_the_series_of_a_server_end_with_it():
     assert 'server="1"' in shown(series)
     play.state = play.state.__class__(servers=play.state.servers[1:])
     assert 'server="1"' not in shown(series) and 'model="b",server="2"' in shown(series)
+
+
+DRAFTS = """\
+# TYPE llamacpp:spec_decode_num_draft_tokens_total counter
+llamacpp:spec_decode_num_draft_tokens_total 233
+# TYPE llamacpp:spec_decode_num_accepted_tokens_total counter
+llamacpp:spec_decode_num_accepted_tokens_total 151
+"""
+
+
+def test_how_much_of_the_drafts_was_accepted_is_logged_at_the_end_of_a_server(caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    play = Play()
+    drafting, other = play.up(a_model("a")), play.up(a_model("b"))
+    series = EngineSeries(lambda: play.state.servers)
+    series.publish([an_answer(drafting, page=DRAFTS), an_answer(other, "b")])
+    assert caplog.messages == []
+    play.post(*(ev.Exited(server, "", 5.0) for server in (drafting, other)))
+    series.publish([])
+    series.publish([])
+    assert caplog.messages == [f"drafted server={drafting} model=a tokens=233 accepted=151 acceptance=0.65"]
 
 
 def test_a_server_that_does_not_answer_keeps_its_last_values_for_a_minute(monkeypatch: pytest.MonkeyPatch):

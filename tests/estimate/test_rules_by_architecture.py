@@ -93,8 +93,8 @@ def test_a_first_gpu_without_layers_computes_with_the_weights_in_ram():
     options = ModelOptions(ctx_size=4096, parallel=1, devices=2, tensor_split=(0, 1), n_gpu_layers=5)
     first, second = estimate_memory(small_model("llama", 8), options).devices
     assert first.weights_bytes == first.context_bytes == 0
-    # 512 tokens: those of a layer, three embeddings copied in, and the mask
-    assert first.compute_bytes == 512 * 4 * (3 * FF + (4 + 3) * EMBD) + 4096 * 512 * 2
+    # 512 tokens: a layer's network, embeddings with the gaps between them, image slots of 64 bits, and the mask
+    assert first.compute_bytes == 512 * 4 * (3 * FF + 6 * EMBD) + 8 * 512 + 4096 * 512 * 2
     assert second.compute_bytes < first.compute_bytes
     nothing_in_ram = estimate_memory(small_model("llama", 8), replace(options, n_gpu_layers=99)).devices[0]
     assert nothing_in_ram.compute_bytes == 0
@@ -159,7 +159,7 @@ def test_a_cache_in_ram_is_copied_and_converted_for_the_first_gpu():
     options = ModelOptions(ctx_size=32768, parallel=1, ubatch_size=128, cache_type_k="bf16", cache_type_v="bf16")
     found = estimate_memory(small_model("llama", 4), replace(options, n_gpu_layers=0)).devices[0]
     layer, mask = 2 * 32768 * 2 * KV_HEADS * HEAD, 32768 * 128 * 2
-    assert found.compute_bytes == layer + layer + 6 * 128 * 4 * EMBD + mask
+    assert found.compute_bytes == layer + layer + 5 * 128 * 4 * EMBD + 8 * 128 + mask
 
 
 def test_llama_embed_has_a_cache_and_an_output_matrix_that_its_graph_does_not_use():

@@ -15,7 +15,7 @@ from pydantic import ByteSize
 
 from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
-from app.entities.launch import ALL_LAYERS, AUTO_UBATCH, ModelOptions, Task
+from app.entities.launch import ALL_LAYERS, AUTO_PROMPT_CACHE, AUTO_UBATCH, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.memory import Confidence
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
@@ -217,6 +217,9 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("defaults: {n_gpu_layers: -1}", "defaults.n_gpu_layers: must be all or at least 0, not -1"),
         ("defaults: {n_gpu_layers: auto}", "defaults.n_gpu_layers: must be all or a whole number, not 'auto'"),
         ("defaults: {cpu_moe: 0}", "defaults.cpu_moe: must be off, on or at least 1, not 0"),
+        ("defaults: {prompt_cache: 8192}", "defaults.prompt_cache: 8192 bytes is too small; add a unit, such as 20GiB"),
+        ("models: {m: {prompt_cache: much}}", "models.m.prompt_cache: must be auto or a size like 256MiB, not 'much'"),
+        ("defaults: {prompt_cache: -1}", "defaults.prompt_cache: must be auto or a size like 256MiB, not -1"),
         ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: must be off, on or a whole number, not 'all'"),
         ("defaults: {partial_offload: auto}", "defaults.partial_offload: must be one of off, on, not 'auto'"),
         ("gpu: {reserve: some}", "gpu.reserve: must be a size like 256MiB, not 'some'"),
@@ -519,6 +522,7 @@ def test_all_other_options_are_allowed(argument):
         ("--ctx_size=4096", "--ctx_size must not be set: use ctx_size"),
         ("-np", "-np must not be set: use parallel"),
         ("-hf", "-hf must not be set: use models.NAME.repo"),
+        ("-cram", "-cram must not be set: use prompt_cache, with a unit: prompt_cache: 8192MiB"),
         ("--mmproj", "--mmproj must not be set: use models.NAME.mmproj"),
         ("-ngl", "-ngl must not be set: use n_gpu_layers"),
         ("--n-cpu-moe", "--n-cpu-moe must not be set: use cpu_moe"),
@@ -573,13 +577,21 @@ def test_a_model_inherits_what_it_does_not_set(tmp_path):
         models: {m: {ctx_size: 8192, cache_type_k: f16, args: [--threads, 4], env: {B: 2}}}
     """
     settings = configured(tmp_path, text)
-    defaults = a_launch(parallel=2, cache_type_k="q8_0", kv_unified=False, ubatch_size=AUTO_UBATCH, args=("--jinja",))
+    defaults = a_launch(
+        parallel=2,
+        cache_type_k="q8_0",
+        kv_unified=False,
+        ubatch_size=AUTO_UBATCH,
+        prompt_cache=AUTO_PROMPT_CACHE,
+        args=("--jinja",),
+    )
     assert settings.launch_of() == settings.launch_of("no entry") == defaults
     assert settings.launch_of("m") == a_launch(
         ctx_size=8192,
         parallel=2,
         kv_unified=False,
         ubatch_size=AUTO_UBATCH,
+        prompt_cache=AUTO_PROMPT_CACHE,
         args=("--jinja", "--threads", "4"),
         env={"B": "2"},
     )
@@ -621,6 +633,7 @@ def test_an_experts_keys_become_options(tmp_path):
     ("speculative", "expected"),
     [
         ("off", ("none", 3)),
+        ("auto", ("none", 3)),
         ("{draft: small}", ("draft-simple", 3)),
         ("{draft: head.gguf, type: draft-eagle3, max_tokens: 8}", ("draft-eagle3", 8)),
         ("{type: draft-mtp}", ("draft-mtp", 3)),
@@ -686,10 +699,14 @@ def test_the_defaults_do_not_constrain_gpus():
     settings = Settings()
     assert (settings.policy(), settings.gpu_limits(), settings.engine.assume_gpu) == (Policy(), GpuLimits(), False)
     assert (
-        settings.constraints_of() == settings.constraints_of("no entry") == PlacementConstraints(has_auto_context=True)
+        settings.constraints_of()
+        == settings.constraints_of("no entry")
+        == PlacementConstraints(has_auto_context=True, has_auto_speculation=True)
     )
     assert settings.gpu.cpu_fallback == "auto"
-    assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0, ubatch_size=AUTO_UBATCH)
+    assert settings.launch_of() == a_launch(
+        n_gpu_layers=ALL_LAYERS, n_cpu_moe=0, ubatch_size=AUTO_UBATCH, prompt_cache=AUTO_PROMPT_CACHE
+    )
 
 
 def test_the_batch_is_as_large_as_the_ubatch(tmp_path):
@@ -764,11 +781,15 @@ def test_a_models_constraints_override_the_defaults(tmp_path):
         gpu: {cpu_fallback: when_full}
         defaults: {cpu_moe: on, partial_offload: on}
         models:
-          m: {gpus: [0, GPU-a], exclude: [1], min_gpus: 2, max_gpus: 2, ctx_size: 4096, partial_offload: off}
+          m:
+            {gpus: [0, GPU-a], exclude: [1], min_gpus: 2, max_gpus: 2, ctx_size: 4096, partial_offload: off,
+             speculative: off}
           n: {cpu_moe: off}
     """
     settings = configured(tmp_path, text)
-    defaults = PlacementConstraints(has_auto_context=True, cpu_moe=True, partial_offload=True, cpu_when_full=True)
+    defaults = PlacementConstraints(
+        has_auto_context=True, has_auto_speculation=True, cpu_moe=True, partial_offload=True, cpu_when_full=True
+    )
     assert settings.constraints_of() == defaults
     assert settings.constraints_of("n") == replace(defaults, cpu_moe=False)
     assert settings.constraints_of("m") == PlacementConstraints(

@@ -69,7 +69,8 @@ def find_same_engine(engine: EngineFacts) -> EngineFacts:
 def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
     """(every option in llama-server's --help, those of them that take no value).
 
-    Options are the tokens before each description that begin with "-"; any other token is the name of the value.
+    Options are the tokens before each description that begin with "-"; any other token is the name of the value, or of
+    --spec-type the list of values, each of which is added.
     """
     flags: set[str] = set()
     switches: set[str] = set()
@@ -79,6 +80,8 @@ def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
             column = re.split(r"(?<![,\s])\s{2,}", line.strip(), maxsplit=1)[0]
             named = re.findall(_OPTION, column)
             flags.update(named)
+            if listed := re.fullmatch(r"(--spec-type) ([\w,-]+)", column):
+                flags.update(f"{listed[1]} {value}" for value in listed[2].split(","))
             switches.update(named if not re.sub(_OPTION, "", column).strip() else ())
     return frozenset(flags), frozenset(switches)
 

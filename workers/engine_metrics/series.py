@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from app.entities.server import Server
 from workers.engine_metrics.exposition import engine_metrics, merged_families
 from workers.engine_metrics.reader import Answers
 
+log = logging.getLogger(__name__)
+
+DRAFTED, ACCEPTED = (f"llamacpp_spec_decode_num_{which}_tokens_total" for which in ("draft", "accepted"))
 READ_SECONDS = 15.0
 # An engine answers between two batches: while it reads a long prompt on the CPU, its last values stay for a while.
 MAX_AGE_SECONDS = 60.0
@@ -23,6 +27,18 @@ class _Reading:
     model: str
     at: float  # monotonic seconds
     metrics: Sequence[Metric]
+
+
+def _log_drafts(server: int, reading: _Reading) -> None:
+    """How much of what was drafted for a server that has ended was accepted, as it was last read."""
+    drafted, accepted = _total(reading, DRAFTED), _total(reading, ACCEPTED)
+    if drafted:
+        facts = server, reading.model, drafted, accepted, accepted / drafted
+        log.info("drafted server=%d model=%s tokens=%d accepted=%d acceptance=%.2f", *facts)
+
+
+def _total(reading: _Reading, name: str) -> float:
+    return sum(sample.value for metric in reading.metrics for sample in metric.samples if sample.name == name)
 
 
 class EngineSeries(Collector):
@@ -42,6 +58,9 @@ class EngineSeries(Collector):
             except ValueError:
                 continue
             kept[address.server] = _Reading(address.model, now, metrics)
+        for server, reading in self._readings.items():
+            if server not in present:
+                _log_drafts(server, reading)
         self._readings = kept
 
     def collect(self) -> Iterator[Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.entities.gpu import GpuSnapshot
 from app.entities.launch import EngineFacts, EngineKind
@@ -39,6 +39,8 @@ class Launcher:
     stop_seconds: float
     caches: KeptCaches
     logs: EngineLogs
+    # Paths of models that did not start with what the placement had them draft with. Servers' threads only add.
+    not_drafting: set[str] = field(default_factory=set)
     # The engine cannot choose a port itself. Written by any server's thread, False -> True once.
     needs_fixed_ports: bool = False
 

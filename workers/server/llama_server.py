@@ -147,6 +147,8 @@ class LlamaServer:
 
     def _as_loaded(self, model: Model, engine: EngineFacts) -> Model:
         """The model with the settings of this very start."""
+        if model.path in self._launcher.not_drafting:
+            self._server = replace(self._server, placement=replace(self._server.placement, speculation=""))
         placement = self._server.placement
         model = replace(model, launch=launch_on(model.launch, placement))
         choice = self._launcher.choose_load_mode(model, placement, engine)
@@ -160,13 +162,24 @@ class LlamaServer:
         about = self._launcher, engine, self._server
         return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port, self._file)
 
+    def _stop_drafting(self) -> bool:
+        """Without what the placement added, more is booked than is needed. False: it added nothing."""
+        if not self._server.placement.speculation:
+            return False
+        log.warning("server=%d did not start with --spec-type; retrying without", self._server.id)
+        model, placement = self._server.model, replace(self._server.placement, speculation="")
+        self._launcher.not_drafting.add(model.path)
+        launch = replace(model.launch, options=replace(model.launch.options, speculation="none"))
+        self._server = replace(self._server, model=replace(model, launch=launch), placement=placement)
+        return True
+
     def _prepare_retry(self, errors: str) -> bool:
         """Whether another attempt may succeed, by the error lines of the last one."""
         if self._cache is not None and self._cache.ended_in_restore():
             log.warning("server=%d exited while its saved kv cache was restored; retrying without", self._server.id)
             return True
         if not _BIND_FAILED.search(errors):
-            return False
+            return self._stop_drafting()
         log.warning("server=%d could not listen on its port; trying another", self._server.id)
         self._launcher.needs_fixed_ports = True
         return True

@@ -66,6 +66,6 @@ def _form(value: Any) -> str:
 
 
 Speculative = Annotated[
-    Annotated[Literal["off"], BeforeValidator(_word), Tag("word")] | Annotated[SpeculativeSettings, Tag("map")],
+    Annotated[Literal["auto", "off"], BeforeValidator(_word), Tag("word")] | Annotated[SpeculativeSettings, Tag("map")],
     Discriminator(_form),
 ]

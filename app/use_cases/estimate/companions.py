@@ -16,7 +16,7 @@ from app.entities.memory import DeviceMemory
 from app.use_cases.estimate.compute import drafting_compute_bytes
 from app.use_cases.estimate.kv_cache import cache_cells, drafting_context_bytes
 from app.use_cases.estimate.projector import Projector, projector, projector_memory
-from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_input, model_shape
+from app.use_cases.model_shape.shape import BLOCK, ModelShape, between, gpu_bytes, is_input, model_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Companions:
 
 
 NO_COMPANIONS = Companions()
+MEASURED_MTP = frozenset({"qwen35", "qwen35moe", "glm4moe", "deepseek32"})
 Companion = ModelShape | Projector | Adapter
 DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # per device, and of RAM
 
@@ -101,6 +102,14 @@ def draft_options(options: ModelOptions) -> ModelOptions:
     )
     has_own_gpu = options.draft_device is not None and options.devices > 1
     return replace(own, devices=1, tensor_split=(), split_mode="layer") if has_own_gpu else own
+
+
+def has_measured_mtp(shape: ModelShape) -> bool:
+    """Whether the model has layers to predict several tokens, and is of an architecture for which these were measured
+    (bench/truth) and which llama.cpp drafts with (b11549: LLM_GRAPH_TYPE_DECODER_MTP in src/models)."""
+    hp = shape.hparams
+    has_layers = hp.n_layer < hp.n_layer_all and between(shape.layers, hp.n_layer, hp.n_layer_all) > 0
+    return has_layers and hp.architecture in MEASURED_MTP
 
 
 def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:

@@ -7,6 +7,8 @@ as the pipeline has stages.
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
+from app.use_cases.estimate.attention_bias import biased_bytes, has_attention_bias
+from app.use_cases.estimate.attention_in_ram import attends_in_ram, without_attention_bytes
 from app.use_cases.estimate.expert_copies import (
     experts_alone_bytes,
     one_copied_expert_bytes,
@@ -14,6 +16,7 @@ from app.use_cases.estimate.expert_copies import (
 )
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells
+from app.use_cases.estimate.laid_out_layers import is_laid_out, laid_out_bytes
 from app.use_cases.estimate.looped_layers import looped_bytes
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
@@ -25,6 +28,7 @@ from app.use_cases.estimate.op_offload import (
 from app.use_cases.estimate.peaks import (
     attention_bytes,
     graph_work,
+    logits_bytes,
     mask_bytes,
     output_alone_bytes,
     output_tokens,
@@ -42,6 +46,8 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 
     The first device computes even without layers: weights in RAM are copied to it (op_offload.py).
     """
+    if is_laid_out(shape, options):
+        return _laid_out(shape, options, ranges)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
         used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output: nothing to compute
@@ -56,6 +62,17 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
     return found
 
 
+def _laid_out(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
+    cells = cache_cells(shape, options)
+    w, flash = graph_work(shape, options, cells), uses_flash_attention(shape, options)
+    found = laid_out_bytes(shape, options, w, cells, flash, ranges)
+    for index, layers in enumerate(ranges):
+        if shape.hparams.n_layer_all in layers:
+            logits = logits_bytes if found[index] else output_alone_bytes
+            found[index] = max(found[index], logits(shape, options, w))
+    return found
+
+
 def _copying_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """Bytes on a first device that only computes with weights from RAM."""
     cells, flash = cache_cells(shape, options), uses_flash_attention(shape, options)
@@ -66,7 +83,7 @@ def _copying_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]
     peak = peak_bytes(shape, options, w, cells, flash, in_ram, has_inputs=True)
     copied = op_offload_bytes(shape, options, w, cells, in_ram.stop, moved)
     experts_copied = experts_alone_bytes(shape, w) if options.n_cpu_moe else 0
-    return max(peak, copied, experts_copied) + mask_bytes(shape, w, cells, flash, in_ram)
+    return max(peak, copied, experts_copied) + mask_bytes(shape, options, w, cells, flash, in_ram)
 
 
 def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range], used: list[range]) -> list[int]:
@@ -74,7 +91,12 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     flash = uses_flash_attention(shape, options)
-    if is_pipelined(shape, options):
+    copies = MAX_COPIES if is_pipelined(shape, options) else 0
+    if has_attention_bias(shape):
+        return biased_bytes(shape, options, w, cells, flash, used, copies)
+    if attends_in_ram(shape, options) and any(ranges):
+        return without_attention_bytes(shape, options, w, cells, used, copies)
+    if copies:
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
     is_encoder = shape.graph.architecture in arch.ATTENDS_TO_BATCH
     first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
@@ -86,13 +108,13 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     copies_first = only_copies(shape, options, ranges)
     for index, layers in enumerate(used, start=int(copies_first)):
         if index and layers.start >= shape.hparams.n_layer:
-            totals.append(output_alone_bytes(shape, options, w, 0))
+            totals.append(output_alone_bytes(shape, options, w))
             continue
         peak = _sequential_peak(shape, options, w, cells, flash, layers, moved, index)
-        totals.append(peak + mask_bytes(shape, w, cells, flash, layers))
+        totals.append(peak + mask_bytes(shape, options, w, cells, flash, layers))
     if copies_first:
         return totals
-    first_mask = mask_bytes(shape, w, cells, flash, range(used[0].stop))
+    first_mask = mask_bytes(shape, options, w, cells, flash, range(used[0].stop))
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in
         totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
@@ -106,7 +128,7 @@ def _pipelined_bytes(
 ) -> int:
     """Bytes on device `index` of those in use."""
     layers = used[index]
-    masks = MAX_COPIES * mask_bytes(shape, w, cells, flash, layers)
+    masks = MAX_COPIES * mask_bytes(shape, options, w, cells, flash, layers)
     if shape.hparams.has_looped_layers and len(used) > 1:
         return looped_bytes(shape, options, w, cells, flash, used, index) + masks
     if index and layers.start >= shape.hparams.n_layer:
@@ -131,7 +153,7 @@ def _sequential_peak(
     else:
         peak = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=layers.start == 0)
     if not options.kv_offload and options.devices:
-        peak = with_cache_in_ram(shape, options, w, cells, peak)
+        peak = with_cache_in_ram(shape, options, w, cells, peak, has_inputs=layers.start == 0)
     elif layers.start > 0:
         peak += shared_cache_bytes(shape, options, cells, layers)
     return peak - (2 * w.e if index else 0)  # the two embedding inputs are on the first device only
@@ -146,7 +168,7 @@ def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
 
 def _without_experts(shape: ModelShape, w: Work) -> int:
     """Layers whose experts are computed on another device."""
-    other = OTHER_GRAPHS.get(shape.graph.architecture)
+    other = OTHER_GRAPHS.get(shape.graph.architecture) if not shape.graph.deepstack else None  # of its experts
     return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
 
 
@@ -164,7 +186,7 @@ def host_compute_bytes(shape: ModelShape, options: ModelOptions) -> int:
     cells = cache_cells(shape, options)
     w = graph_work(shape, options, cells)
     everywhere = range(shape.hparams.n_layer_all + 1)
-    mask = mask_bytes(shape, w, cells, uses_flash_attention(shape, options), everywhere)
+    mask = mask_bytes(shape, options, w, cells, uses_flash_attention(shape, options), everywhere)
     deepstack = 2 * shape.graph.deepstack * w.e  # the image features for the first layers
     if is_pipelined(shape, options):
         return MAX_COPIES * mask + 10 * w.e + 4 * deepstack

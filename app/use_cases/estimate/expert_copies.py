@@ -7,22 +7,50 @@ where the last one was is decided by ggml-alloc (b11549, ggml-alloc.c: ggml_dyn_
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 
 from app.entities.launch import ModelOptions
-from app.use_cases.estimate.graph_rules import Work
+from app.use_cases.estimate.graph_rules import Rule, Work
 from app.use_cases.estimate.kv_cache import CacheCells
 from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape.shape import ModelShape
 
+# ffn_down_exps is marked GGML_PREC_F32 (llama-graph.cpp, build_moe_ffn), which CUDA refuses for MUL_MAT_ID
+# (ggml-cuda.cu, ggml_backend_cuda_device_supports_op): the CPU multiplies, and the result comes back.
+EXPERTS_ON_CPU = ("mistral4",)
 # Architectures whose graphs copy in the next expert tensor beside the previous one even if both have the same size.
 EQUAL_EXPERTS_BESIDE = frozenset({"qwen3next", "qwen35moe", "kimi-linear", "gemma4"})
+
+
+# The gaps of these are large enough, whatever mask comes late.
+ONE_AT_A_TIME = frozenset({"glm5-next", "qwen4exp"})
+# Their results are there twice beside an expert tensor, or more than that: fitted to one model each.
+_BESIDE: Mapping[str, Rule] = {
+    **dict.fromkeys(("cohere2moe", "laguna"), lambda w: 2 * w.expert_e + 3 * w.e),
+    "step35": lambda w: 2 * w.expert_e + w.expert_ff + 3 * w.e,
+    "dots3note": lambda w: 2 * w.expert_e + w.expert_ff + w.e,
+    "glm5-next": lambda w: 2 * w.expert_e + w.expert_ff + w.shared_ff + 2 * w.e,
+    "qwen4exp": lambda w: 2 * w.expert_e + w.expert_ff + 2 * w.e,
+    "kimi-k3": lambda w: 2 * w.expert_e + 2 * w.expert_ff + 4 * w.e,
+    "qwen3vlmoe": lambda w: w.expert_e + w.expert_ff + 18 * w.e,
+    "deepseek4": lambda w: 2 * w.q + 13 * w.e // 3,
+}
+# Sparse attention's tensors lie such that nothing of them is reused, if one GPU computes all layers.
+_BESIDE_ON_ONE_GPU: Mapping[str, Rule] = {
+    "deepseek32": lambda w: 222 * w.e // 7,
+    "glm-dsa": lambda w: 122 * w.e // 3,
+    "hy_v4": lambda w: 47 * w.e,
+}
 
 
 def copied_experts_bytes(
     shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors
 ) -> int:
     """Peak bytes while a layer computes with experts from RAM, without masks."""
-    one = one_copied_expert_bytes(shape, w)
+    largest, used = shape.largest_expert_bytes, w.expert_ff + w.expert_e
+    if w.shape.architecture in EXPERTS_ON_CPU:  # ffn_down_exps, the largest, is not copied
+        return shape.two_experts_bytes - largest + used + 2 * w.e
+    one = max(one_copied_expert_bytes(shape, w), largest + _neighbours(options, w))
     return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
 
 
@@ -31,6 +59,14 @@ def one_copied_expert_bytes(shape: ModelShape, w: Work) -> int:
     after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_BESIDE else 0
     largest = shape.largest_expert_bytes
     return largest + max(w.expert_ff + w.expert_e + 4 * w.e, after) if largest else 0
+
+
+def _neighbours(options: ModelOptions, w: Work) -> int:
+    """What particular architectures have beside an expert tensor."""
+    rule = _BESIDE.get(w.shape.architecture)
+    if options.devices == 1:
+        rule = _BESIDE_ON_ONE_GPU.get(w.shape.architecture, rule)
+    return rule(w) if rule else 0
 
 
 def experts_alone_bytes(shape: ModelShape, w: Work) -> int:
@@ -46,7 +82,9 @@ def uncounted_expert_bytes(
     """What a second expert tensor takes where one is counted, but the gaps may be such that two are held."""
     if not (moved.emptied or options.n_cpu_moe) or _holds_two(shape, options, w, cells, moved):
         return 0
-    return shape.expert_pair_bytes - shape.largest_expert_bytes if _late_masks(shape, options, cells, moved) else 0
+    late = _late_masks(shape, options, cells, moved)
+    next_layer = [count for count in _late_masks(shape, options, cells, moved, after=1) if 2 * count * w.tokens >= w.e]
+    return shape.expert_pair_bytes - shape.largest_expert_bytes if late or next_layer else 0
 
 
 def _holds_two(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors) -> bool:
@@ -56,16 +94,20 @@ def _holds_two(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCe
     a layer with experts in RAM, and the mask fills more than the small gaps, ggml_dyn_tallocr_alloc puts it where that
     layer's expert tensors were; the next one no longer fits in there.
     """
+    if shape.graph.architecture in ONE_AT_A_TIME:
+        return False
     if not (shape.has_mixed_experts or shape.graph.architecture in EQUAL_EXPERTS_BESIDE):
         return False
     return any(2 * tokens * w.tokens >= w.e for tokens in _late_masks(shape, options, cells, moved))
 
 
-def _late_masks(shape: ModelShape, options: ModelOptions, cells: CacheCells, moved: MovedTensors) -> list[int]:
-    """Cells of the masks first read at least two layers after the first experts in RAM, with more experts behind."""
+def _late_masks(
+    shape: ModelShape, options: ModelOptions, cells: CacheCells, moved: MovedTensors, after: int = 2
+) -> list[int]:
+    """Cells of the masks first read `after` layers after the first experts in RAM, or later, if more experts follow."""
     first = bisect_left(shape.experts, 1) - 1
     last = min(options.n_cpu_moe, shape.hparams.n_layer) - 1
     if moved.emptied:
         first, last = min(moved.emptied), max(last, *moved.emptied)
     kinds = ((shape.reads_base, cells.base), (shape.reads_window, cells.window))
-    return [count for reads, count in kinds if reads[-1] and first + 2 <= bisect_left(reads, 1) - 1 <= last]
+    return [count for reads, count in kinds if reads[-1] and first + after <= bisect_left(reads, 1) - 1 <= last]

@@ -151,6 +151,7 @@ OTHER_GRAPHS: Mapping[str, Rule] = {
     "gemma4": _two_per_layer_embeddings,
     **dict.fromkeys(("deepseek32", "glm-dsa"), lambda w: 1310720 * w.tokens),
     "arwkv7": lambda w: 2 * w.ff + 16 * w.e + w.slots * w.shape.state_bytes,
+    "hy_v4": lambda w: 58 * w.e,
     "jamba": lambda w: _mamba(w) + 2 * w.e,
     "mamba": _mamba,
     "qwen3vl": _deepstack,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.expert_copies import copied_experts_bytes
 from app.use_cases.estimate.graph_rules import Work, dense, encoder
-from app.use_cases.estimate.kv_cache import CacheCells, is_quantized, row_bytes
+from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, row_bytes
 from app.use_cases.estimate.peaks import attention_bytes, uses_flash_attention
 from app.use_cases.estimate.tensor_overrides import MovedTensors
 from app.use_cases.model_shape import architectures as arch
@@ -86,10 +86,26 @@ def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il
     return cells.streams * total
 
 
-def with_cache_in_ram(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int) -> int:
-    """Peak with the KV cache in RAM: attention's inputs are copied together with one layer's cache."""
-    cache = cells.streams * cells.base * row_bytes(sum(shape.widest_base), options.cache_type_k)
+def with_cache_in_ram(
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int, has_inputs: bool
+) -> int:
+    """Peak with the KV cache in RAM: each layer's K and V are copied in for its attention, and converted if they are
+    not f16; `has_inputs`: on the device of the graph's inputs, with all layers on GPUs.
+
+    The first mask follows the copies. Where the inputs have left no gaps, the next small tensor goes where K was, so
+    that V no longer fits in front of the mask (b11549, ggml-alloc.c, ggml_dyn_tallocr_alloc).
+    """
+    values = cells.streams * cells.base
+    k, v = shape.widest_base
+    cache = row_bytes(values * k, options.cache_type_k) + row_bytes(values * v, options.cache_type_v)
     shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)
     if shares_caches:  # and keeps the copies alive for longer
         return peak + 9 * cache // 2
-    return max(peak + min(cache, 3 * w.e), cache + 5 * max(w.q, w.e))
+    converted = 0 if is_plain(options) else 2 * values * (k + v)
+    values_moved = 0 if has_inputs else row_bytes(values * v, options.cache_type_v)
+    attention = cache + converted + values_moved + 5 * max(w.q, w.e)
+    if w.shape.expert_ff or not w.ff:
+        return max(peak + min(cache, 3 * w.e), attention)
+    inside = max(0, cache - w.e) // w.ff  # tensors of the network that fit where K and V were
+    outside = max(0, (3 if w.shape.is_gated else 1) - inside) * w.ff
+    return max(peak, cache + outside + 3 * w.e if outside else 0, attention)

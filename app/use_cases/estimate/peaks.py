@@ -16,6 +16,7 @@ from app.use_cases.estimate.graph_rules import (
     padded_input_bytes,
 )
 from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
+from app.use_cases.estimate.selection import selection_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -25,8 +26,13 @@ def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
     if options.flash_attn == "off" or shape.hparams.architecture == "grok":
         return False
     has_kernel = shape.graph.has_flash_attention or not options.devices
-    forced = is_quantized(options.cache_type_v)  # a quantized V cache requires it
-    return has_kernel or forced
+    return has_kernel or is_flash_forced(shape, options)
+
+
+def is_flash_forced(shape: ModelShape, options: ModelOptions) -> bool:
+    """Whether flash attention is used whatever CUDA has kernels for; a quantized V cache requires it."""
+    wanted = options.flash_attn == "on" or (options.flash_attn == "auto" and is_quantized(options.cache_type_v))
+    return wanted and shape.hparams.architecture != "grok"
 
 
 def graph_work(shape: ModelShape, options: ModelOptions, cells: CacheCells) -> Work:
@@ -52,12 +58,12 @@ def peak_bytes(
     padded_inputs = padded_input_bytes(w) + 6 * w.e if graph.deepstack and has_inputs else 0
     if graph.architecture == "gemma4" and graph.per_layer:
         padded_inputs = w.width(graph.per_layer) + 2 * w.e
+    if between(shape.indexer_width, layers.start, min(layers.stop, shape.hparams.n_layer_all)):
+        candidates.append(selection_bytes(shape, w, cells))
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
-        outputs = output_tokens(options, w)
-        residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
-        candidates.append(4 * graph.vocab * min(w.tokens, outputs) + residuals * w.e)
+        candidates.append(logits_bytes(shape, options, w))
     return max(candidates)
 
 
@@ -74,9 +80,9 @@ def attention_bytes(
         if flash:
             return latent
     if not flash:
-        scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e) + 2 * w.kv
+        scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e)
         # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
-        transposed = 2 * graph.v * widest * cells.streams - w.kv if options.flash_attn != "off" else 0
+        transposed = 2 * graph.v * widest * cells.streams + w.kv if options.flash_attn != "off" else 0
         return scores + transposed
     if not options.devices or is_plain(options) or not graph.has_flash_attention:
         return 0
@@ -86,6 +92,12 @@ def attention_bytes(
     is_tail = start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
     residuals = dense(w) + w.e if graph.is_parallel and not is_tail else 5 * max(w.q, w.e)
     return 2 * cells.streams * max(base, window) + residuals
+
+
+def logits_bytes(shape: ModelShape, options: ModelOptions, w: Work) -> int:
+    outputs = output_tokens(options, w)
+    residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
+    return 4 * shape.graph.vocab * min(w.tokens, outputs) + residuals * w.e
 
 
 def output_tokens(options: ModelOptions, w: Work) -> int:
@@ -101,19 +113,25 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
     return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
 
 
-def mask_bytes(shape: ModelShape, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
+def mask_bytes(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
+    """Of each kind of cache the layers read: the mask, and where V goes in it."""
     bytes_each = 2 if flash else 4
     if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
-    kept = cells.base * bool(between(shape.reads_base, start, stop))
-    kept += cells.window * bool(between(shape.reads_window, start, stop))
-    kept += cells.base * bool(between(shape.indexer_width, start, stop))
-    return kept * w.tokens * bytes_each
+    has_base, has_window = between(shape.reads_base, start, stop) > 0, between(shape.reads_window, start, stop) > 0
+    kept = cells.base * (has_base + (between(shape.indexer_width, start, stop) > 0)) + cells.window * has_window
+    return kept * w.tokens * bytes_each + (has_base + has_window) * v_indexes_bytes(shape, options, w)
 
 
-def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int) -> int:
+def v_indexes_bytes(shape: ModelShape, options: ModelOptions, w: Work) -> int:
+    """Without flash attention V is kept transposed, and each of its values has an index
+    (llama-kv-cache.cpp, build_input_v_idxs)."""
+    return 8 * w.tokens * shape.v_width_max if options.flash_attn == "off" else 0
+
+
+def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int = 0) -> int:
     """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
     from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
     stage, and normalized."""

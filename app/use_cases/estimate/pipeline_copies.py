@@ -8,6 +8,7 @@ llama.cpp b11434 (ggml_backend_sched_split_graph, no_alloc); a real load keeps t
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions
+from app.use_cases.estimate.expert_copies import EXPERTS_ON_CPU
 from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
@@ -17,9 +18,6 @@ _MAMBA2 = ("mamba2", "nemotron_h", "nemotron_h_moe")
 _MAMBA = ("mamba", "jamba")
 _RWKV = ("rwkv6", "rwkv7")
 _WITHOUT_FIRST_NORM = ("olmo2",)  # no norm before attention: only the residual is copied
-# ffn_down_exps is marked GGML_PREC_F32 (llama-graph.cpp, build_moe_ffn), which CUDA refuses for MUL_MAT_ID
-# (ggml-cuda.cu, ggml_backend_cuda_device_supports_op): the CPU multiplies, and the result comes back.
-_EXPERTS_ON_CPU = ("mistral4",)
 _DEEPSTACK = ("qwen3vl", "qwen3vlmoe")
 
 # Encoders copy sums and norms of their own: E on the first device, and on every other.
@@ -57,7 +55,7 @@ def _family_copies(shape: ModelShape, tokens: int, used: list[range], index: int
         return (8 * graph.deepstack - 4) * e if index == 0 else 0
     if family == "gemma4" and graph.per_layer:
         return 8 * tokens * graph.per_layer + 4 * e if index == 0 else 0
-    if family in _EXPERTS_ON_CPU:
+    if family in EXPERTS_ON_CPU:
         return _experts_from_cpu(shape, tokens, used[index])
     if family == "gemma3n":
         return _altup(shape, tokens, used, index)

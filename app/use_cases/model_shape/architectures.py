@@ -96,6 +96,9 @@ WITH_ROUTER_LAYER = frozenset({"graniteswitch"})
 
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 
+# Attention with a bias by distance, which flash attention does not support.
+WITH_ATTENTION_BIAS = frozenset({"t5", "t5encoder"})
+
 # The first layers own a KV cache, the others read it ...
 WITH_SHARED_CACHES = frozenset({"gemma3n", "gemma4"})
 # ... and gemma3n.cpp hard-codes their number.

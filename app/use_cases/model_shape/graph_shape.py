@@ -32,6 +32,7 @@ class GraphShape:
     v: int
     heads: int
     k_head: int
+    v_head: int
     is_mla: bool
     mla_head: int  # with MLA: values of one decompressed key
     vocab: int
@@ -66,6 +67,7 @@ def graph_shape(hp: Hparams) -> GraphShape:
         v=max(hp.n_head_kv, default=0) * hp.v_head(),
         heads=max(hp.n_head, default=0),
         k_head=hp.k_head(),
+        v_head=hp.v_head(),
         is_mla=hp.is_mla,
         mla_head=hp.integer("attention.key_length_mla"),
         vocab=hp.n_vocab,

@@ -18,6 +18,7 @@ from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.graph_shape import GraphShape, graph_shape
 from app.use_cases.model_shape.hparams import Hparams
 from app.use_cases.model_shape.indexer import indexer_widths
+from app.use_cases.model_shape.layers import Layer, layers
 
 PADDED_ROW = 512  # values; CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
@@ -71,6 +72,7 @@ class ModelShape:
     state_bytes: Totals  # recurrent state of one sequence
     widest_base: tuple[int, int]  # values per token in K and V of the layer with the most
     widest_window: tuple[int, int]
+    each_layer: tuple[Layer, ...]
     largest_bytes: tuple[int, ...]  # the largest weight of each layer
     largest_expert_bytes: int
     expert_pair_bytes: int  # two that follow each other
@@ -143,6 +145,7 @@ def _weights(header: GgufHeader, hp: Hparams) -> dict[str, Any]:
         "host_layers": totals(map(_in_ram, blocks)),
         "experts": totals(map(_on_gpu, experts)),
         "host_experts": totals(map(_in_ram, experts)),
+        "each_layer": layers(hp, blocks, {tensor.name: gpu_bytes(tensor) for block in blocks for tensor in block}),
         "largest_bytes": tuple(map(_largest, blocks)),
         "empty_layers": sum(not blocks[il] for il in set(hp.block_of)) - hp.has_router_layer,
         "two_experts_bytes": max(map(_two_largest, experts), default=0),

@@ -1,0 +1,77 @@
+"""Attention bias of T5: one value for each head, token and cell, by how far the two are apart.
+
+Flash attention does not support it (b11549, llama-graph.cpp, build_attn_mha), so that the scores are there, the bias,
+and the bias before it is transposed. Each layer has the distances copied in, all at the start of the graph. Block 0
+alone has the weights: its GPU computes the scores of the other GPUs' layers too, and a pipeline keeps their copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.entities.launch import ModelOptions
+from app.use_cases.estimate.graph_rules import Work, dense
+from app.use_cases.estimate.kv_cache import CacheCells
+from app.use_cases.estimate.peaks import output_alone_bytes
+from app.use_cases.model_shape import architectures as arch
+from app.use_cases.model_shape.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class _Biased:
+    """Bytes of one tensor."""
+
+    scores: int
+    distances: int
+    values: int  # of all cells, transposed
+    masks: int
+    mask_across: int  # of the decoder's attention to what the encoder said
+    scores_at_once: int  # a fourth one has no gap if there are as few cells as the encoder has tokens
+
+
+def has_attention_bias(shape: ModelShape) -> bool:
+    """Whether scores are computed with one."""
+    return shape.graph.architecture in arch.WITH_ATTENTION_BIAS
+
+
+def biased_bytes(
+    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, used: list[range], copies: int
+) -> list[int]:
+    """Bytes on each device in `used`; `copies`: how many the pipeline has, 0 without."""
+    tensors = _encoder(w, flash) if shape.graph.architecture == "t5encoder" else _decoder(shape, w, cells, flash)
+    return [_bytes(shape, options, w, tensors, used, index, copies) for index in range(len(used))]
+
+
+def _encoder(w: Work, flash: bool) -> _Biased:
+    """It has a cache and does not read it."""
+    pairs = w.width(w.tokens)
+    return _Biased(w.shape.heads * pairs, pairs, w.width(w.shape.v), pairs // 2 if flash else pairs, 0, 3)
+
+
+def _decoder(shape: ModelShape, w: Work, cells: CacheCells, flash: bool) -> _Biased:
+    encoded = shape.hparams.integer("context_length")
+    pairs, across = w.width(cells.base), w.width(encoded)
+    mask, mask_across = (pairs // 2, across // 2) if flash else (pairs, across)
+    values = 2 * shape.graph.v * cells.base
+    return _Biased(shape.graph.heads * pairs, pairs, values, mask, mask_across, 4 if cells.base <= encoded else 3)
+
+
+def _bytes(
+    shape: ModelShape, options: ModelOptions, w: Work, t: _Biased, used: list[range], index: int, copies: int
+) -> int:
+    layers, n = used[index], shape.hparams.n_layer
+    if index and layers.start >= n:
+        return output_alone_bytes(shape, options, w, copies)
+    if used[0].start:  # the weights of the bias are in RAM, and it is copied in
+        return max(t.scores_at_once * t.scores + (4 if index else 6) * w.e, dense(w)) + t.masks + t.mask_across
+    if index:
+        returned = (min(layers.stop, n) - layers.start + 1 + (t.mask_across > 0)) * w.e + t.mask_across
+        if not copies:
+            return max(t.scores + 4 * w.e, dense(w)) + t.mask_across
+        return (3 * t.scores_at_once - 8) * t.scores + 8 * w.e + copies * returned
+    peak = max(t.scores_at_once * t.scores + t.values * (t.mask_across > 0) + 5 * w.e, dense(w))
+    own = min(layers.stop, n)
+    if not copies:
+        return peak + own * t.distances + t.masks + t.mask_across
+    others = (n - own) * (t.scores + t.values)
+    return peak + copies * (n * t.distances + others + 3 * w.e + t.masks + t.mask_across)

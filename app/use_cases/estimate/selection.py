@@ -1,0 +1,30 @@
+"""Selection: sparse attention's indexer scores every cell for every token, which outgrows a layer in long contexts.
+
+Fitted to llama.cpp's own accounting (b11549, no_alloc) at 32k and 128k tokens, one model of each architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from app.use_cases.estimate.graph_rules import Work
+from app.use_cases.estimate.kv_cache import CacheCells
+from app.use_cases.model_shape.shape import ModelShape
+
+# Bytes for each token and cell, and thousandths of an embedding beside them.
+_SCORES: Mapping[str, tuple[int, int]] = {
+    "deepseek32": (12, 9000),
+    "glm-dsa": (12, 2400),
+    "hy_v4": (8, 12500),
+    "dots3note": (4, 31500),
+    "qwen4exp": (4, 14600),
+}
+
+
+def selection_bytes(shape: ModelShape, w: Work, cells: CacheCells) -> int:
+    """Peak bytes while a layer selects the cells it reads, without masks; 0 without an indexer that was measured."""
+    if w.shape.architecture == "minimax-m3":  # the scores of all of the indexer's heads twice, and a mask
+        heads = shape.hparams.integer("attention.indexer.head_count")
+        return (8 * heads + 2) * cells.base * w.tokens + 97 * w.e // 10
+    each, residuals = _SCORES.get(w.shape.architecture, (0, 0))
+    return each * cells.base * w.tokens + residuals * w.e // 1000 if each else 0
