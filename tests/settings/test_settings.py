@@ -659,6 +659,20 @@ def test_a_draft_and_its_type_belong_together(tmp_path, speculative, message):
 
 
 @pytest.mark.parametrize(
+    ("speculative", "message"),
+    [
+        ("{type: mtp}", "models.m.speculative.type: must be one of draft-simple, draft-mtp, "),
+        ("{type: ngram-mod, max_tokens: 0}", "models.m.speculative.max_tokens: must be at least 1, not 0"),
+        ("{type: ngram-mod, max: 3}", "models.m.speculative.max: unknown key; did you mean models.m.speculative.max_"),
+        ("on", "models.m.speculative: must be one of auto, off, not 'on'"),
+    ],
+)
+def test_an_error_names_its_key_in_speculative(tmp_path, speculative, message):
+    (found,) = error_messages(tmp_path, f"models: {{m: {{speculative: {speculative}}}}}")
+    assert message in found
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("exps", "write PATTERN=CPU, one for each item, such as ffn_.*_exps=CPU; not 'exps'"),
