@@ -27,7 +27,7 @@ from app.commands.options import (
     pluralize,
     query_from_settings,
 )
-from app.entities.launch import ModelOptions, Task
+from app.entities.launch import AUTO_PROMPT_CACHE, ModelOptions, Task
 from app.entities.memory import Confidence, Estimate
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def estimate(
     from app.use_cases.estimate.largest_context import largest_contexts, why_nothing_fits
     from app.use_cases.estimate.projected import CERTAIN, NO_CORRECTION, corrected
     from app.use_cases.model_shape.shape import model_shape
+    from app.use_cases.placement.request import with_prompt_cache
     from workers.gguf.header import read_header
 
     try:
@@ -87,6 +88,7 @@ def estimate(
         result = _remembered(query, shape, options, companions, config) or estimate_memory(
             shape, options, companions=companions
         )
+        result = with_prompt_cache(result, options.prompt_cache if options.task is Task.COMPLETION else 0)
         by = NO_CORRECTION
         if ask_engine and result.confidence not in CERTAIN:
             by = engine_correction(shape, options, query, arguments, companions, config)
@@ -151,6 +153,8 @@ def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
         notes.append(f"the model was trained with a context of {trained:,} tokens")
     if options.ubatch_tokens > options.batch_tokens and options.task is Task.COMPLETION:
         notes.append(f"a ubatch is never larger than the batch, which has {options.batch_size:,} tokens")
+    if options.prompt_cache == AUTO_PROMPT_CACHE:
+        notes.append("prompt_cache auto adds a share of the RAM that is free at the start; `plan` says how much")
     if options.n_cpu_moe and not shape.largest_expert_bytes:
         notes.append("the model has no experts to keep in RAM")
     return notes

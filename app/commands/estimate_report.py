@@ -16,6 +16,8 @@ from app.use_cases.estimate.tensor_split import used_gpus
 
 MIB = 1024**2
 ITEMS = ("weights_bytes", "context_bytes", "compute_bytes", "overhead_bytes")
+PROMPT_CACHE = "prompt_cache_bytes"
+HOST_ITEMS = (*ITEMS[:3], PROMPT_CACHE)
 
 
 def report_data(
@@ -36,7 +38,7 @@ def report_data(
         },
         "settings": asdict(options),
         "devices": [{"gpu": gpu, **_items(each)} for gpu, each in zip(used_gpus(options), result.devices, strict=True)],
-        "host": {item: value for item, value in _items(result.host).items() if item in ITEMS[:3]},
+        "host": {item: value for item, value in asdict(result.host).items() if item in HOST_ITEMS},
         "confidence": str(result.confidence),
         "notes": [*result.notes, *notes, *backing(result)],
     }
@@ -59,7 +61,8 @@ def _margin_share(result: Estimate) -> float:
 
 
 def _items(memory: DeviceMemory) -> dict[str, int]:
-    return asdict(memory) | {"total_bytes": memory.total_bytes}
+    items = asdict(memory) | {"total_bytes": memory.total_bytes}
+    return {item: size for item, size in items.items() if item != PROMPT_CACHE}
 
 
 def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str, name: str = "") -> list[str]:
@@ -74,6 +77,7 @@ def report_lines(report: dict[str, Any], result: Estimate, why_nothing_fits: str
         f" KV {settings['cache_type_k']}/{settings['cache_type_v']}",
         "",
         *_table(result, [device["gpu"] for device in report["devices"]]),
+        *_prompt_cache_lines(result.host.prompt_cache_bytes),
         "",
         ", ".join((f"confidence: {report['confidence']}", *backing(result))),
         *(note for note in report["notes"] if note not in backing(result)),
@@ -96,6 +100,10 @@ def _table(result: Estimate, gpus: Sequence[int]) -> list[str]:
     host = _cells(result.host, has_margin)
     rows.append(("RAM", host if result.host.overhead_bytes else [*host[:3], "", *host[4:]]))
     return [f"{name:8}" + "".join(f" {cell:>11}" for cell in cells).rstrip() for name, cells in rows]
+
+
+def _prompt_cache_lines(size_bytes: int) -> list[str]:
+    return [f"and up to {size_bytes / MIB:,.0f} MiB of RAM for the prompt cache"] if size_bytes else []
 
 
 def _cells(memory: DeviceMemory, has_margin: bool) -> list[str]:

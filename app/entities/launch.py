@@ -32,6 +32,7 @@ LONGEST_AUTO_CTX_TOKENS = 131072
 # Of a model that embeds or reranks, whose buffers grow with it: OpenAI's embeddings take 8,191 tokens at most.
 LONGEST_AUTO_INPUT_TOKENS = 8192
 AUTO_UBATCH = 0
+AUTO_PROMPT_CACHE = -1  # a share of the RAM that is free at the start
 CELLS_PADDING = 256  # llama.cpp rounds a context up to a multiple of it
 
 
@@ -95,6 +96,8 @@ class ModelOptions:
     unmeasured: tuple[str, ...] = ()  # options whose effect on memory is not known
     load_mode: LoadMode = LoadMode.AUTO
     draft_device: int | None = None  # the only GPU of the draft model (-devd); None: split as the main model
+    prompt_cache: int = 0  # bytes of RAM for conversations without a slot (--cache-ram); or AUTO_PROMPT_CACHE
+    parks_idle_slots: bool = False  # idle slots are emptied into that cache when another request begins
 
     @property
     def slot_tokens(self) -> int:

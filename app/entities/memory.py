@@ -35,6 +35,7 @@ class DeviceMemory:
     compute_bytes: int = 0  # graph buffers
     overhead_bytes: int = 0  # on a GPU: the CUDA context and its libraries
     margin_bytes: int = 0  # booked on top where the items are known to be inaccurate
+    prompt_cache_bytes: int = 0  # of RAM, booked on top: it fills only while the server answers
 
     @property
     def total_bytes(self) -> int:
@@ -42,7 +43,7 @@ class DeviceMemory:
 
     @property
     def booked_bytes(self) -> int:
-        return self.total_bytes + self.margin_bytes
+        return self.total_bytes + self.margin_bytes + self.prompt_cache_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class Resident:
     load_seconds: float | None = None  # expected duration of a reload; None: not measured
     is_loading: bool = False  # not evicted before it is ready
     is_surplus: bool = False  # a replica its model does not need: evicted before all others
+    spare_cache_bytes: int = 0  # of RAM that it was given because it was free (prompt_cache: auto), filled or not
 
 
 class Strategy(enum.StrEnum):
@@ -152,6 +153,7 @@ class Placement:
     vulkan_numbers: tuple[int, ...] = ()  # of the GPUs, if the engine uses them through Vulkan
     full_ctx_size: int = 0  # the context if nobody else held memory, where ctx_size is shorter than that
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
+    parks_idle_slots: bool = False  # its prompt cache holds all that idle slots may have to leave there
     speculation: str = ""  # the --spec-type that was added to the options because there is room; "": none was
     shares: tuple[int, ...] = ()  # of every tensor, on each GPU, where they are not split by layers
 
@@ -170,6 +172,16 @@ class Placement:
         if self.is_on_cpu:
             return CPU
         return f"{'vulkan' if self.vulkan_numbers else 'cuda'}:{','.join(map(str, self.indices))}"
+
+    @property
+    def prompt_cache_bytes(self) -> int:
+        """Of the RAM that is booked: for conversations without a slot."""
+        return self.estimate.host.prompt_cache_bytes
+
+    @property
+    def estimated_bytes(self) -> int:
+        """On all devices together, without the prompt cache: what its llama-server is expected to report."""
+        return sum(self.booked_bytes.values()) - self.prompt_cache_bytes
 
     @property
     def booked_bytes(self) -> Mapping[str, int]:
@@ -233,6 +245,7 @@ class Decision:
     considered: tuple[str, ...] = ()  # each step with its numbers
     cause: WaitCause | None = None  # with WAIT; None: as the reason says
     awaited: tuple[int, ...] = ()  # with WAIT: ids of the servers that are in the way, as far as they are known
+    restarts: tuple[int, ...] = ()  # of `evict`: only their prompt caches are in the way, so they are started again
     shorter_ctx_size: int = 0  # with WAIT for other processes: the context if they do not release memory in time
     suggest: Callable[[], str] = field(default=no_suggestion, compare=False, repr=False)
 

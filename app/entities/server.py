@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from app.entities.frozen import replace
+from app.entities.launch import AUTO_PROMPT_CACHE
 from app.entities.load import LoadReport
 from app.entities.model import Model
 from app.entities.placement import Placement
@@ -67,6 +68,7 @@ class Server:
     ready_at: float | None = None
     load: LoadReport | None = None  # once it is ready
     reported: Mapping[str, int] | None = None  # bytes its llama-server reports: before loading, then as measured
+    least_held_bytes: int | None = None  # of RAM, by the readings since it was ready: the rest is in the prompt cache
     is_load_ordered: bool = False  # started for a Load, whose client does not wait until it is ready
     gpu_problem: str = ""  # why it is on the CPU: no GPU that it may use was usable when it was placed
     is_replanned: bool = False  # replaces a server that was stopped because it needed more than was booked
@@ -91,12 +93,24 @@ class Server:
 
     @property
     def expected_bytes(self) -> int:
-        """Booked on all devices together."""
-        return sum(self.booked.values())
+        """Booked on all devices together, without its prompt cache."""
+        return sum(self.booked.values()) - self.placement.prompt_cache_bytes
 
     @property
     def reported_bytes(self) -> int | None:
         return None if self.reported is None else sum(self.reported.values())
+
+    @property
+    def spare_cache_bytes(self) -> int:
+        """Of RAM, for its prompt cache, that it was given because it was free."""
+        is_spare = self.model.launch.options.prompt_cache == AUTO_PROMPT_CACHE
+        return self.placement.prompt_cache_bytes if is_spare else 0
+
+    def unfilled_cache_bytes(self, held_bytes: int) -> int:
+        """What its prompt cache may still take, if the process holds so much RAM."""
+        size = self.placement.prompt_cache_bytes
+        filled = 0 if self.least_held_bytes is None else max(0, held_bytes - self.least_held_bytes)
+        return max(0, size - filled)
 
     @property
     def slots(self) -> int:

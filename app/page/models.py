@@ -67,12 +67,18 @@ def _server_row(server: Mapping[str, Any]) -> dict[str, Any]:
         "context": _context(server),
         "context_note": f"instead of {tokens(server['full_ctx_size'])}" if server["full_ctx_size"] else "",
         "memory": size(server["measured_bytes"] if server["measured_bytes"] is not None else server["estimated_bytes"]),
-        "memory_note": f"estimate {size(server['estimated_bytes'])}" if server["measured_bytes"] else "estimate",
+        "memory_note": " · ".join(_memory_notes(server)),
         "idle": duration(server["idle_seconds"]) if _is_idle(server) else "",
         "idle_note": _unloads(server),
         "problem": server["problem"],
         "log": "",
     }
+
+
+def _memory_notes(server: Mapping[str, Any]) -> Iterator[str]:
+    yield f"estimate {size(server['estimated_bytes'])}" if server["measured_bytes"] else "estimate"
+    if cache := server.get("prompt_cache_bytes"):
+        yield f"prompt cache {size(cache)}"
 
 
 def _is_idle(server: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from app.entities.launch import AUTO_UBATCH
+from app.entities.launch import AUTO_PROMPT_CACHE, AUTO_UBATCH
 from app.entities.model import Model, ModelSource
 from app.entities.model_name import is_glob
 from app.settings.schema import Settings
@@ -68,6 +68,13 @@ def _models_that_embed(settings: Settings, models: Sequence[Model]) -> str:
 def _models_with_large_ubatches(settings: Settings, models: Sequence[Model]) -> str:
     found = [model.name for model in models if model.launch.options.ubatch_size > LARGEST_EARLIER_UBATCH]
     return _named_or_counted(found, f"a ubatch_size above {LARGEST_EARLIER_UBATCH}")
+
+
+def _models_with_spare_caches(settings: Settings, models: Sequence[Model]) -> str:
+    if "prompt_cache" in settings.defaults.model_fields_set:
+        return ""
+    found = [model.name for model in models if model.launch.options.prompt_cache == AUTO_PROMPT_CACHE]
+    return _named_or_counted(found, "prompt_cache auto")
 
 
 def _models_with_globs(settings: Settings, models: Sequence[Model]) -> str:
@@ -137,6 +144,12 @@ CHANGES = (
         _models_with_large_ubatches,
         "llama-server reduced a ubatch_size above 2048; now it is used, which takes more memory; ubatch_size: 2048 "
         "restores it",
+    ),
+    Change(
+        "prompt-cache",
+        _models_with_spare_caches,
+        "llama-server keeps conversations without a slot in RAM that is free when the model is loaded, 8 GiB at most; "
+        "defaults.prompt_cache: 0 restores it",
     ),
     Change(
         "alias-globs",

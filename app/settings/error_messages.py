@@ -51,8 +51,8 @@ def _message(place: Place, problems: Sequence[ErrorDetails]) -> str:
         return f"unknown key{nearest_key(place)}"
     if kind == "missing":
         return "is missing"
-    if kind == "value_error":
-        return first["msg"].removeprefix("Value error, ")
+    if ours := next((problem["msg"] for problem in problems if problem["type"] == "value_error"), ""):
+        return ours.removeprefix("Value error, ")
     value = _value(place, first["input"])
     if kind in _FIXED_SET and len(problems) == 1:
         return f"must be one of {_choices(first)}{value}"

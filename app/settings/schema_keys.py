@@ -14,6 +14,7 @@ from app.settings.values import Reload, Section
 
 Place = tuple[str | int, ...]  # ("keys", 0, "name")
 
+_MAP = "map"  # the tag of a union's member that is a section, which pydantic puts into the place of an error
 SIMILARITY_CUTOFF = 0.65  # of difflib's ratio: `prot` is near `port`, `gpus` is not near `args`
 
 
@@ -33,6 +34,12 @@ def section_in(field: FieldInfo) -> type[Section] | None:
         if isinstance(kind, type) and issubclass(kind, Section):
             return kind
     return None
+
+
+def _section_among(field: FieldInfo) -> type[Section] | None:
+    """The section that a key may hold instead of a word."""
+    inner = (kind for member in get_args(field.annotation) for kind in get_args(member)[:1])
+    return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def is_section(field: FieldInfo) -> bool:
@@ -77,6 +84,8 @@ def known_part(place: Place) -> tuple[Place, type[BaseModel] | None]:
         section = section_in(field)
         if holds_many(field):
             kept += [entry for _, entry in zip(range(1), parts, strict=False)]
+        elif section is None and (section := _section_among(field)) is not None and next(parts, "") != _MAP:
+            break
         if section is None:
             break
     return tuple(kept), section

@@ -12,16 +12,17 @@ from app.terminal.text import UNKNOWN, duration_cell, printable, rate_cell, size
 
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
 SHOWN_LOAD_BYTES = 1024**3
-EXPENDABLE_ALONE = ("UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", "MEMORY", "DEVICE")  # of `ps`, without bars
-EXPENDABLE = ("UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")  # columns, the first one first
+# Columns, the first one first; of `ps`, which has no bars, and of the dashboard.
+EXPENDABLE_ALONE = ("CACHE", "UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", "MEMORY", "DEVICE")
+EXPENDABLE = ("CACHE", "UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")
 
 
 def server_table(status: Mapping[str, Any], keeps_columns: bool = False) -> Table:
     """`keeps_columns`: those without a value too, so that they do not move as time goes on."""
-    heads, servers = "MODEL STATE DEVICE SLOTS CONTEXT MEMORY TOKENS/S IDLE UNLOADS", status["servers"]
+    heads, servers = "MODEL STATE DEVICE SLOTS CONTEXT MEMORY CACHE TOKENS/S IDLE UNLOADS", status["servers"]
     replicas = Counter(server["model"] for server in servers)
     rows = (_row(server, replicas[server["model"]] > 1) for server in servers)
-    return table(heads, rows, numbers="MEMORY TOKENS/S", styled="STATE", keeps_columns=keeps_columns)
+    return table(heads, rows, numbers="MEMORY CACHE TOKENS/S", styled="STATE", keeps_columns=keeps_columns)
 
 
 def _row(server: Mapping[str, Any], is_replica: bool) -> TableRow:
@@ -32,6 +33,7 @@ def _row(server: Mapping[str, Any], is_replica: bool) -> TableRow:
         f"{server['slots_busy']}/{server['slots']}" if server["state"] in ("ready", "draining") else UNKNOWN,
         _context_text(server),
         _memory_text(server),
+        size_cell(cache) if (cache := server.get("prompt_cache_bytes")) else "",
         rate_cell(server["tokens_per_second"]),
         _idle_text(server),
         _unloads_text(server),

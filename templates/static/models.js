@@ -86,11 +86,19 @@ function serverRow(server) {
     context: contextOf(server),
     context_note: server.full_ctx_size ? `instead of ${tokens(server.full_ctx_size)}` : "",
     memory: size(measured ?? server.estimated_bytes),
-    memory_note: measured ? `estimate ${size(server.estimated_bytes)}` : "estimate",
+    memory_note: memoryNotes(server).join(" · "),
     idle: isIdle(server) ? duration(server.idle_seconds) : "",
     idle_note: unloadsIn(server),
     problem: server.problem,
   };
+}
+
+function memoryNotes(server) {
+  const { measured_bytes: measured, prompt_cache_bytes: cache } = server;
+  return [
+    measured ? `estimate ${size(server.estimated_bytes)}` : "estimate",
+    ...(cache ? [`prompt cache ${size(cache)}`] : []),
+  ];
 }
 
 function isIdle(server) {

@@ -166,7 +166,10 @@ def test_an_automatic_context_is_that_on_this_machine(demo: str, tmp_path: Path)
     assert (report["settings"]["ctx_size"], report["notes"][0]) == (32768, note)
     for typed in (("set",), ("m", "-c", "2048")):
         report = answer(*typed, "--config", str(config))
-        assert (report["settings"]["ctx_size"], report["notes"][:-1]) == (2048, [])
+        assert (report["settings"]["ctx_size"], len(report["notes"])) == (2048, 2)
+        assert report["notes"][0].startswith("prompt_cache auto adds ")
+    config.write_text(f"models: {{m: {{path: '{demo}', prompt_cache: 64MiB}}}}\n")
+    assert answer("m", "--config", str(config))["host"]["prompt_cache_bytes"] == 64 * 1024**2
 
 
 def test_a_model_of_the_catalogue_is_called_by_its_name(demo: str, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Writes tiny files that the engine loads: a model that embeds, one that reranks, and a LoRA adapter."""
+"""Writes tiny files that the engine loads: models that embed, rerank or generate, and a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def write_reranker(path: Path) -> Path:
     return _write(path, gguf.PoolingType.RANK)
 
 
+def write_generator(path: Path) -> Path:
+    """A model whose answers depend on the whole prompt. One token per byte."""
+    return _write(path, None)
+
+
 def write_adapter(path: Path, strength: float = 0.0) -> Path:
     """A LoRA adapter for the demo model: it adds `strength` to all that the first layer's attention puts out."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +51,7 @@ def write_adapter(path: Path, strength: float = 0.0) -> Path:
     return path
 
 
-def _write(path: Path, pooling: gguf.PoolingType) -> Path:
+def _write(path: Path, pooling: gguf.PoolingType | None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     writer, random = gguf.GGUFWriter(path, "qwen3"), np.random.RandomState(7)
     writer.add_context_length(CONTEXT_TOKENS)
@@ -58,7 +63,8 @@ def _write(path: Path, pooling: gguf.PoolingType) -> Path:
     writer.add_key_length(WIDTH // HEADS)
     writer.add_value_length(WIDTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_pooling_type(pooling)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     _add_tokenizer(writer)
     for name, shape in TENSORS.items():
         writer.add_tensor(f"blk.0.{name}.weight", random.normal(0, 0.2, shape).astype(np.float32))

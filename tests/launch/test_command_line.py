@@ -5,8 +5,8 @@ from __future__ import annotations
 from app.entities.launch import EngineKind
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
-from app.use_cases.launch.command_line import avoid_known_crash, launch_on, launch_plan
-from tests.helpers.builders import a_launch, a_model, an_engine, on_the_cpu, replace
+from app.use_cases.launch.command_line import avoid_known_crash, launch_on, launch_plan, without_prompt_cache
+from tests.helpers.builders import MIB, a_launch, a_model, an_engine, on_the_cpu, replace
 
 
 def plan(*flags: str, **settings: object):
@@ -43,6 +43,34 @@ def test_newer_options_are_used_only_if_the_engine_supports_them():
     assert "--no-kv-unified" in plan("--kv-unified", "--no-kv-unified", kv_unified=False).argv
     assert option(plan("--cache-ram").argv, "--cache-ram") == "0"
     assert "--cache-ram" not in plan().argv
+
+
+CACHE_FLAGS = ("--cache-ram", "--cache-idle-slots", "--no-cache-idle-slots")
+
+
+def cache_arguments(slots_folder: str = "", **settings: object) -> list[str]:
+    model = replace(a_model("qwen"), launch=a_launch(**settings))
+    argv = launch_plan(model, an_engine(*CACHE_FLAGS), {}, "secret", 0, slots_folder).argv
+    return [argv[n + 1] if word == "--cache-ram" else word for n, word in enumerate(argv) if word in CACHE_FLAGS]
+
+
+def test_idle_slots_are_emptied_into_the_prompt_cache_where_they_fit_and_are_not_saved_to_disk():
+    sizes = {"prompt_cache": 300 * MIB + 1}
+    assert cache_arguments(**sizes) == ["300", "--no-cache-idle-slots"]
+    assert cache_arguments(**sizes, parks_idle_slots=True) == ["300", "--cache-idle-slots"]
+    assert cache_arguments(**sizes, parks_idle_slots=True, slots_folder="/slots") == ["300", "--no-cache-idle-slots"]
+    assert cache_arguments(parks_idle_slots=True) == ["0"]
+
+
+def test_what_the_arguments_say_of_idle_slots_holds():
+    said = cache_arguments(prompt_cache=MIB, parks_idle_slots=True, args=("--no-cache-idle-slots",))
+    assert said == ["--no-cache-idle-slots", "1"]
+
+
+def test_the_prompt_cache_makes_no_difference_to_what_is_known_of_a_start():
+    """Its size depends on what is free: measurements and saved caches must be found again."""
+    launch = a_launch(prompt_cache=MIB, parks_idle_slots=True)
+    assert without_prompt_cache(launch) == a_launch()
 
 
 def test_a_memory_projection_is_requested_only_if_the_engine_supports_it():

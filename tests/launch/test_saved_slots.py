@@ -251,7 +251,7 @@ def test_without_a_thread_nothing_is_restored_and_no_file_is_lost(tmp_path: Path
 
 def test_a_server_that_hangs_or_failed_is_not_saved():
     saves = {reason.value for reason in StopReason if reason.allows_cache_save}
-    assert saves == {"idle", "room", "drained", "unload", "shutdown", "gpu_usable", "gpu_unused"}
+    assert saves == {"idle", "room", "prompt_cache", "drained", "unload", "shutdown", "gpu_usable", "gpu_unused"}
 
 
 def test_without_keep_kv_cache_nothing_is_written(tmp_path: Path):

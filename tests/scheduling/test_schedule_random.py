@@ -41,6 +41,7 @@ from app.use_cases.scheduling.effects import (
     Stop,
     StopReason,
 )
+from app.use_cases.scheduling.eviction import place_or_evict
 from app.use_cases.scheduling.fairness import is_abandoned_load, waiting_loads
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.load_balancing import is_surplus
@@ -422,7 +423,7 @@ class World:
 def settled_except_for_loads(state: PoolState, event: ev.Event) -> PoolState:
     """The state that the last pass of the step gets."""
     state, _ = record(state, event)
-    for settle in PASSES[:-1]:
+    for settle in PASSES[: PASSES.index(place_or_evict)]:
         state, _ = settle(state, event.at)
     return note_elapsed_time(state, event.at)
 

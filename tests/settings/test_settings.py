@@ -15,7 +15,7 @@ from pydantic import ByteSize
 
 from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
-from app.entities.launch import ALL_LAYERS, AUTO_UBATCH, ModelOptions, Task
+from app.entities.launch import ALL_LAYERS, AUTO_PROMPT_CACHE, AUTO_UBATCH, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.memory import Confidence
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
@@ -217,6 +217,9 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
         ("defaults: {n_gpu_layers: -1}", "defaults.n_gpu_layers: must be all or at least 0, not -1"),
         ("defaults: {n_gpu_layers: auto}", "defaults.n_gpu_layers: must be all or a whole number, not 'auto'"),
         ("defaults: {cpu_moe: 0}", "defaults.cpu_moe: must be off, on or at least 1, not 0"),
+        ("defaults: {prompt_cache: 8192}", "defaults.prompt_cache: 8192 bytes is too small; add a unit, such as 20GiB"),
+        ("models: {m: {prompt_cache: much}}", "models.m.prompt_cache: must be auto or a size like 256MiB, not 'much'"),
+        ("defaults: {prompt_cache: -1}", "defaults.prompt_cache: must be auto or a size like 256MiB, not -1"),
         ("models: {m: {cpu_moe: all}}", "models.m.cpu_moe: must be off, on or a whole number, not 'all'"),
         ("defaults: {partial_offload: auto}", "defaults.partial_offload: must be one of off, on, not 'auto'"),
         ("gpu: {reserve: some}", "gpu.reserve: must be a size like 256MiB, not 'some'"),
@@ -519,6 +522,7 @@ def test_all_other_options_are_allowed(argument):
         ("--ctx_size=4096", "--ctx_size must not be set: use ctx_size"),
         ("-np", "-np must not be set: use parallel"),
         ("-hf", "-hf must not be set: use models.NAME.repo"),
+        ("-cram", "-cram must not be set: use prompt_cache, with a unit: prompt_cache: 8192MiB"),
         ("--mmproj", "--mmproj must not be set: use models.NAME.mmproj"),
         ("-ngl", "-ngl must not be set: use n_gpu_layers"),
         ("--n-cpu-moe", "--n-cpu-moe must not be set: use cpu_moe"),
@@ -573,13 +577,21 @@ def test_a_model_inherits_what_it_does_not_set(tmp_path):
         models: {m: {ctx_size: 8192, cache_type_k: f16, args: [--threads, 4], env: {B: 2}}}
     """
     settings = configured(tmp_path, text)
-    defaults = a_launch(parallel=2, cache_type_k="q8_0", kv_unified=False, ubatch_size=AUTO_UBATCH, args=("--jinja",))
+    defaults = a_launch(
+        parallel=2,
+        cache_type_k="q8_0",
+        kv_unified=False,
+        ubatch_size=AUTO_UBATCH,
+        prompt_cache=AUTO_PROMPT_CACHE,
+        args=("--jinja",),
+    )
     assert settings.launch_of() == settings.launch_of("no entry") == defaults
     assert settings.launch_of("m") == a_launch(
         ctx_size=8192,
         parallel=2,
         kv_unified=False,
         ubatch_size=AUTO_UBATCH,
+        prompt_cache=AUTO_PROMPT_CACHE,
         args=("--jinja", "--threads", "4"),
         env={"B": "2"},
     )
@@ -647,6 +659,20 @@ def test_a_draft_and_its_type_belong_together(tmp_path, speculative, message):
 
 
 @pytest.mark.parametrize(
+    ("speculative", "message"),
+    [
+        ("{type: mtp}", "models.m.speculative.type: must be one of draft-simple, draft-mtp, "),
+        ("{type: ngram-mod, max_tokens: 0}", "models.m.speculative.max_tokens: must be at least 1, not 0"),
+        ("{type: ngram-mod, max: 3}", "models.m.speculative.max: unknown key; did you mean models.m.speculative.max_"),
+        ("on", "models.m.speculative: must be one of auto, off, not 'on'"),
+    ],
+)
+def test_an_error_names_its_key_in_speculative(tmp_path, speculative, message):
+    (found,) = error_messages(tmp_path, f"models: {{m: {{speculative: {speculative}}}}}")
+    assert message in found
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("exps", "write PATTERN=CPU, one for each item, such as ffn_.*_exps=CPU; not 'exps'"),
@@ -692,7 +718,9 @@ def test_the_defaults_do_not_constrain_gpus():
         == PlacementConstraints(has_auto_context=True, has_auto_speculation=True)
     )
     assert settings.gpu.cpu_fallback == "auto"
-    assert settings.launch_of() == a_launch(n_gpu_layers=ALL_LAYERS, n_cpu_moe=0, ubatch_size=AUTO_UBATCH)
+    assert settings.launch_of() == a_launch(
+        n_gpu_layers=ALL_LAYERS, n_cpu_moe=0, ubatch_size=AUTO_UBATCH, prompt_cache=AUTO_PROMPT_CACHE
+    )
 
 
 def test_the_batch_is_as_large_as_the_ubatch(tmp_path):

@@ -266,6 +266,13 @@ OPTIONS = (
     ),
     Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
     Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
+    Option(
+        ("--cache-idle-slots",),
+        "",
+        "move idle slots to the prompt cache when a request begins (default: enabled)",
+        _switch("cache_idle_slots"),
+        ("--no-cache-idle-slots",),
+    ),
     Option(("--mmap",), "", "memory-map the model (default: enabled)", _set_mmap, ("--no-mmap",)),
     Option(
         ("-lm", "--load-mode"),

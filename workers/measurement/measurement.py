@@ -92,23 +92,29 @@ class Measurement:
         if not is_confirmed or self._history.estimate(self._start) is None:
             self._history.remember(self._start, projected, is_measured=False)
         self._log("projected", need)
-        needs = self._server.booked if is_confirmed else self._with_load_buffers(need)
+        needs = self._booked if is_confirmed else self._with_load_buffers(need)
         self._post(ev.Projected(self._server.id, needs, time.monotonic()))
 
     def _with_load_buffers(self, need: Estimate) -> dict[str, int]:
         """What to book until it is measured: the buffers that a file is read through are no part of a projection."""
         needs, mode = self._server.placement.booking_for(need), self._server.model.launch.options.load_mode
         has_buffers = mode in (LoadMode.READ, LoadMode.DIRECT)
-        return {**needs, CPU: max(needs[CPU], self._server.booked[CPU])} if has_buffers else needs
+        return {**needs, CPU: max(needs[CPU], self._booked[CPU])} if has_buffers else needs
 
     def _confirms(self, need: Estimate) -> bool:
         """Whether the booking of each device equals the projection, or is slightly higher."""
-        booked, on_cpu = self._server.booked, self._server.placement.is_on_cpu
+        booked, on_cpu = self._booked, self._server.placement.is_on_cpu
         devices = [] if on_cpu else list(zip(self._server.placement.uuids, need.devices, strict=True))
         return all(
             each.total_bytes <= booked[device] <= each.booked_bytes + CONFIRMED_BYTES
             for device, each in (*devices, (CPU, need.host))
         )
+
+    @property
+    def _booked(self) -> dict[str, int]:
+        """For what the engine reports: its prompt cache is not part of that."""
+        booked = self._server.booked
+        return {**booked, CPU: booked[CPU] - self._server.placement.prompt_cache_bytes}
 
     def _matches_placement(self, need: Estimate) -> bool:
         """Whether it reports as many GPUs as it was placed on. An engine whose CUDA does not work reports only RAM,

@@ -12,7 +12,7 @@ from app.entities.launch import EngineFacts, LoadMode
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.model import Model
 from app.use_cases.estimate.estimate import GPU_OVERHEAD_BYTES
-from app.use_cases.launch.command_line import ANY_PORT, launch_plan
+from app.use_cases.launch.command_line import ANY_PORT, launch_plan, without_prompt_cache
 from workers.measurement.gpu_overheads import measured_overheads
 
 HOST = "host"  # the name of RAM among the names of GPU models
@@ -80,8 +80,8 @@ def start_of(model: Model, engine: EngineFacts, gpus: tuple[str, ...] = ()) -> S
     what is kept.
     """
     options = replace(model.launch.options, load_mode=LoadMode.AUTO)
-    unnamed = replace(model, name="", launch=replace(model.launch, options=options))
-    argv = launch_plan(unnamed, engine, {}, api_key="", port=ANY_PORT).argv
+    launch = without_prompt_cache(replace(model.launch, options=options))
+    argv = launch_plan(replace(model, name="", launch=launch), engine, {}, api_key="", port=ANY_PORT).argv
     variables = sorted(item for item in model.launch.env.items() if item[0].upper().startswith(_MEMORY_VARIABLES))
     parts = (argv, variables, model.path, model.size_bytes, model.created, engine.identity, gpus)
     return Start(hashlib.sha256(repr(parts).encode()).hexdigest(), model.path, engine.identity, gpus)

@@ -17,7 +17,7 @@ from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory, for_version, for_vulkan
 from app.use_cases.estimate.load_staging import with_load_staging
 from app.use_cases.launch.capabilities import launch_as_started
-from app.use_cases.launch.command_line import launch_with_options
+from app.use_cases.launch.command_line import PROMPT_CACHE_OPTION, launch_with_options, without_prompt_cache
 from app.use_cases.model_shape.header_facts import header_facts
 from app.use_cases.model_shape.shape import ModelShape
 from app.use_cases.placement.request import FoundContexts, PlacementRequest
@@ -59,6 +59,8 @@ class EstimateSource:
         """The same for a model with the settings that it is started with, whose headers were read already: its files
         may be elsewhere."""
         engine = self._engine()
+        if engine is not None and PROMPT_CACHE_OPTION not in engine.flags:
+            model = replace(model, launch=without_prompt_cache(model.launch))
         uses_vulkan = self._gpus().uses_vulkan
         learned = self._history.of_model(model.path, engine.identity if engine else "")
 

@@ -37,10 +37,11 @@ class Processes:
         self._processes: dict[int, Process] = {}
 
     def start(self, server: Server) -> None:
+        place = server.placement
         log.info(
-            "spawn server=%d model=%s device=%s book_mib=%d confidence=%s ctx_size=%d",
-            *(server.id, server.model.name, server.placement.device, server.expected_bytes >> 20),
-            *(server.placement.estimate.confidence, server.placement.ctx_size),
+            "spawn server=%d model=%s device=%s book_mib=%d confidence=%s ctx_size=%d prompt_cache_mib=%d",
+            *(server.id, server.model.name, place.device, server.expected_bytes >> 20),
+            *(place.estimate.confidence, place.ctx_size, place.prompt_cache_bytes >> 20),
         )
         try:
             self._processes[server.id] = self._spawn(server, self._post)

@@ -72,13 +72,16 @@ def _memory(pool: PoolState) -> Iterator[Metric]:
     yield _gauge("server_memory_estimate_bytes", help_text, labels, booked)
     help_text = "Memory of the servers of a model: as reported while loading, as measured once loaded."
     yield _gauge("server_memory_bytes", help_text, labels, needed)
+    caches = {(s.model.name, str(s.id)): s.placement.prompt_cache_bytes for s in pool.servers}
+    help_text = "RAM booked for the prompt cache of a server, whether it is filled or not."
+    yield _gauge("server_prompt_cache_limit_bytes", help_text, ["model", "server"], caches)
 
 
 def _estimate_error(pool: PoolState) -> Metric:
     estimated, reported = Counts[str](), Counts[str]()
     for server in pool.servers:
         if server.reported_bytes:
-            estimated[server.model.name] += sum(server.placement.booked_bytes.values())
+            estimated[server.model.name] += server.placement.estimated_bytes
             reported[server.model.name] += server.reported_bytes
     errors = {(name,): estimated[name] / size - 1 for name, size in reported.items()}
     help_text = "Relative error of the initial memory estimate (estimate / measured - 1)."

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_UBATCH, LoadMode, ModelOptions
+from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_PROMPT_CACHE, AUTO_UBATCH, LoadMode, ModelOptions
 from app.settings.sections.speculative import Speculative, SpeculativeSettings
-from app.settings.values import MAX_INT, CacheType, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
+from app.settings.values import MAX_INT, CacheType, Memory, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
 from app.use_cases.launch.known_options import unmeasured_options
 from app.use_cases.launch.parsed_args import parse_model_options
 
@@ -104,6 +104,15 @@ class ModelDefaults(Section):
         ),
     )
 
+    prompt_cache: Literal["auto"] | Memory = Field(
+        "auto",
+        description=(
+            "RAM for conversations that have no slot at the moment, so that their prompts are not computed again. "
+            "auto: a share of what is free when the model is loaded, 8 GiB at most, and never what another model "
+            "needs; 0: none. docs/prompt-cache.md."
+        ),
+    )
+
     def over_arguments(self, args: Sequence[str]) -> ModelOptions:
         """The options of a llama-server launched with `args` and these keys, which override `args`.
 
@@ -125,6 +134,7 @@ class ModelDefaults(Section):
             keys["ctx_size"] = AUTO_CTX_TOKENS
         if self.n_gpu_layers == "all":
             keys["n_gpu_layers"] = ALL_LAYERS
+        keys["prompt_cache"] = AUTO_PROMPT_CACHE if self.prompt_cache == "auto" else int(self.prompt_cache)
         if isinstance(self.cpu_moe, int):
             keys["n_cpu_moe"] = self.cpu_moe
         found = parse_model_options(args)

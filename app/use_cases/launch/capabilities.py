@@ -34,6 +34,8 @@ def launch_for_task(launch: LaunchSettings, facts: HeaderFacts) -> LaunchSetting
     Applied twice, it changes nothing more. A slot has the training context at most, and so has an automatic ubatch.
     """
     options = replace(launch.options, task=served_task(facts, launch))
+    if options.task is not Task.COMPLETION:
+        options = replace(options, prompt_cache=0)  # llama-server caches only prompts of texts that it generates
     if options.ubatch_size == AUTO_UBATCH and 0 < facts.context_tokens < options.slot_tokens:
         trained = replace(options, ctx_size=facts.context_tokens, kv_unified=True).slot_tokens
         if options.task is not Task.COMPLETION:

@@ -20,6 +20,9 @@ BUFFERS_LOGGED = "4"  # the verbosity at which llama.cpp logs every buffer it al
 # Below this size, more threads only wait for each other: the 1.7 MB demo model generates 1,900 tokens/s with two
 # threads on two idle cores and 2,990 with one; on busy cores 29 and 1,300 (xllamacpp 2026.10.11549).
 TINY_BYTES = 64 * 1024**2
+MIB = 1024**2
+PROMPT_CACHE_OPTION = "--cache-ram"
+PARK_IDLE_SLOTS, KEEP_IDLE_SLOTS = "--cache-idle-slots", "--no-cache-idle-slots"
 
 
 # Each argument with the ModelOptions attribute. llama-server uses the last of repeated options, so these override the
@@ -65,6 +68,8 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         n_cpu_moe=placement.n_cpu_moe,
         devices=len(gpus),
         tensor_split=placement.tensor_split,
+        prompt_cache=placement.prompt_cache_bytes,
+        parks_idle_slots=placement.parks_idle_slots,
         speculation=placement.speculation or launch.options.speculation,
         split_mode=launch.options.split_mode if placement.shares else "layer",
     )
@@ -75,6 +80,11 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
 def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
     """The settings for a launch with the options of a candidate placement, which names no GPUs yet."""
     return replace(launch, options=options if options.devices else options.without_gpus)
+
+
+def without_prompt_cache(launch: LaunchSettings) -> LaunchSettings:
+    """The settings, for what the prompt cache makes no difference to."""
+    return replace(launch, options=replace(launch.options, prompt_cache=0, parks_idle_slots=False))
 
 
 def launch_plan(
@@ -104,7 +114,8 @@ def launch_plan(
         *load_mode_arguments(options.load_mode, engine),
         *(("--slot-save-path", slots_folder) if slots_folder else ()),
     ]
-    for option in (*_optional_arguments(settings), *_fit_arguments(settings, engine)):
+    optional = _optional_arguments(settings, keeps_slots=bool(slots_folder))
+    for option in (*optional, *_fit_arguments(settings, engine)):
         if option[0] in engine.flags:
             argv += option
     environment = _with_backtrace_choice({**env, **settings.env})
@@ -165,7 +176,7 @@ def _own_environment(api_key: str, settings: LaunchSettings) -> dict[str, str]:
     }
 
 
-def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
+def _optional_arguments(settings: LaunchSettings, keeps_slots: bool) -> list[tuple[str, ...]]:
     """Options that some builds lack."""
     projector = [("--mmproj", settings.mmproj)] if settings.mmproj else []
     options = settings.options
@@ -178,11 +189,26 @@ def _optional_arguments(settings: LaunchSettings) -> list[tuple[str, ...]]:
         ("--kv-unified",)
         if settings.options.kv_unified
         else ("--no-kv-unified",),  # older builds always have separate caches
-        ("--cache-ram", "0"),  # the default, 8 GiB of RAM for old prompts, is not booked
+        *_prompt_cache(settings, keeps_slots),
         ("--log-jsonl",),  # log levels, to explain failed loads, and the memory need as JSON
         ("--slots",),
         ("--metrics",),
     ]
+
+
+def _prompt_cache(settings: LaunchSettings, keeps_slots: bool) -> list[tuple[str, ...]]:
+    """llama-server's default is 8 GiB of RAM, whatever is free, and to empty idle slots, whatever fits.
+
+    Slots that are to be saved to disk keep their conversations: the cache itself cannot be saved. What the `args` say
+    about idle slots holds.
+    """
+    options = settings.options
+    if options.prompt_cache <= 0:
+        return [(PROMPT_CACHE_OPTION, "0")]
+    size = (PROMPT_CACHE_OPTION, str(options.prompt_cache // MIB))
+    if {PARK_IDLE_SLOTS, KEEP_IDLE_SLOTS} & {*settings.args}:
+        return [size]
+    return [size, (PARK_IDLE_SLOTS if options.parks_idle_slots and not keeps_slots else KEEP_IDLE_SLOTS,)]
 
 
 def avoid_known_crash(launch: LaunchSettings, architecture: str) -> LaunchSettings:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from app.entities.launch import EngineFacts, LoadMode
 from app.entities.model import Model
-from app.use_cases.launch.command_line import ANY_PORT, launch_plan
+from app.use_cases.launch.command_line import ANY_PORT, launch_plan, without_prompt_cache
 
 READABLE_CHARACTERS = 40  # of a model's name in its folder's
 _RELEVANT_VARIABLES = ("LLAMA_ARG_", "GGML_")
@@ -55,7 +55,7 @@ def start_digest(model: Model, engine: EngineFacts, env: Mapping[str, str], stam
     included: some models (longrope) rotate differently in a longer context.
     """
     options = replace(model.launch.options, n_gpu_layers=0, n_cpu_moe=0, tensor_split=(), load_mode=LoadMode.AUTO)
-    anywhere = replace(model.launch, options=options, gpus=())
+    anywhere = without_prompt_cache(replace(model.launch, options=options, gpus=()))
     argv = launch_plan(replace(model, name="", launch=anywhere), engine, {}, api_key="", port=ANY_PORT).argv
     merged = {**env, **model.launch.env}
     variables = sorted(item for item in merged.items() if item[0].upper().startswith(_RELEVANT_VARIABLES))

@@ -126,6 +126,13 @@ def _experts(value: str) -> _Reading:
     return _Reading({"cpu_moe": layers} if layers else {})
 
 
+def _prompt_cache(value: str) -> _Reading:
+    if value == "-1":
+        return _Reading({}, "prompt_cache: auto has a share of the free RAM; a cache without a limit cannot be booked")
+    mib = _natural(value)
+    return _Reading({"prompt_cache": f"{mib}MiB" if mib else 0})
+
+
 _VALUES: Mapping[str, _Reader] = {
     **dict.fromkeys(("--ctx-size", "-c"), _context),
     **dict.fromkeys(("--parallel", "-np"), _slots),
@@ -136,6 +143,7 @@ _VALUES: Mapping[str, _Reader] = {
     **dict.fromkeys(("--flash-attn", "-fa"), _flash_attention),
     **dict.fromkeys(("--mmproj", "-mm"), _projector),
     **dict.fromkeys(("--n-cpu-moe", "-ncmoe"), _experts),
+    **dict.fromkeys(("--cache-ram", "-cram"), _prompt_cache),
 }
 _ALL_EXPERTS = "cpu_moe: on keeps the experts in RAM only if no GPU fits the whole model"
 _SWITCHES: Mapping[str, _Reading] = {

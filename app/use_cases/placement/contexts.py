@@ -18,7 +18,7 @@ from app.use_cases.placement.candidates import Candidates
 from app.use_cases.placement.cards import allowed_cards, describe_card, format_mib, placement_rank
 from app.use_cases.placement.estimate_cache import EstimateCache
 from app.use_cases.placement.request import FoundContext, PlacementRequest
-from app.use_cases.placement.victims import memory_held_by, model_names
+from app.use_cases.placement.victims import memory_held_by, model_names, without_spare_cache
 from app.use_cases.placement.world import World
 
 STEPS = (AUTO_CTX_TOKENS, 8192, 16384, 32768, 65536, LONGEST_AUTO_CTX_TOKENS)
@@ -163,7 +163,7 @@ def _machine(world: World, kept: Mapping[str, int]) -> World:
 
 def _kept_bytes(world: World) -> dict[str, int]:
     """What no eviction frees, by resource."""
-    kept = memory_held_by([each for each in world.residents if each.is_pinned])
+    kept = memory_held_by([without_spare_cache(each) for each in world.residents if each.is_pinned])
     for what, size in world.taken.items():
         kept[what] = kept.get(what, 0) + size
     return {what: size for what, size in kept.items() if size > 0 and what != LOAD_QUOTA}

@@ -1,6 +1,7 @@
 """The ledger: what is free on each GPU and in RAM, and what a server releases when it stops.
 
-    claim(server, device) = 0 for a reading taken after the server was ready, else max(0, booked - shown by the reading)
+    claim(server, device) = max(0, booked - shown by the reading); for a reading taken after the server was ready only
+                            what its prompt cache may still take
     usable(gpu) = min(free - claims - reserve, max_vram - all bookings on it, those of stopping servers included)
     usable(RAM) = min(available - claims, total - all bookings), less the reserve of a GPU that uses RAM as its memory
 
@@ -90,6 +91,7 @@ class Ledger:
                 is_busy=bool(server.leases) or server.abandoned_slots > 0,
                 idle_seconds=max(0.0, now - server.last_used),
                 is_loading=server.state is ServerState.STARTING,
+                spare_cache_bytes=server.spare_cache_bytes,
             )
             for server in self.servers
             if server.state not in ENDING_STATES
@@ -186,6 +188,8 @@ class Ledger:
 
     def _claim(self, server: Server, device: str) -> int:
         """What it has allocated or will allocate that the reading still shows as free; stopping does not change it."""
+        if device == CPU and is_all_shown(server, self.memory.at):
+            return server.unfilled_cache_bytes(self._shown(server, CPU) or 0)
         return unseen_bytes(server, device, self._shown(server, device), self._read_at(device))
 
     def _released_by(self, server: Server, device: str) -> int:

@@ -33,6 +33,7 @@ class PinnedPlacements:
 
 def place_pinned(pinned: PinnedRequests, world: World) -> PinnedPlacements:
     """The first load order that places all of them, else the order with the largest model first."""
+    pinned = {name: request.without_spare_cache() for name, request in pinned.items()}
     empty = world.empty()
     largest_first = sorted(pinned, key=lambda name: -decide(pinned[name], empty).needed_bytes)
     tries = (_in_order(order, pinned, empty) for order in islice(permutations(largest_first), MAX_ORDERS))

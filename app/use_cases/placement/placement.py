@@ -24,6 +24,7 @@ from app.use_cases.placement.candidates import Candidate, Candidates
 from app.use_cases.placement.cards import can_split, describe_card, format_mib, placement_rank, shortfall, usable_text
 from app.use_cases.placement.contexts import choose_context, waiting_for_others, with_context_note
 from app.use_cases.placement.estimate_cache import EstimateCache
+from app.use_cases.placement.prompt_cache import decision_with_prompt_cache, taking_caches, without_spare_caches
 from app.use_cases.placement.request import PlacementRequest
 from app.use_cases.placement.speculation import with_optional_speculation
 from app.use_cases.placement.suggestion import find_suggestion
@@ -49,9 +50,23 @@ def _decide_plain(request: PlacementRequest, world: World) -> Decision:
     context = choose_context(request, world)
     chosen = replace(request, options=replace(request.options, ctx_size=context.ctx_size))
     found = _decide(EstimateCache(chosen), world)
+    if found.outcome is not Outcome.PLACE and found.cause is not WaitCause.RELEASING:
+        found = _without_caches(EstimateCache(chosen), world, found) or found
     if found.outcome is Outcome.REFUSE and request.constraints.has_auto_context:
         found = waiting_for_others(found, request, world, context)
+    found = decision_with_prompt_cache(found, chosen, world)
     return with_context_note(found, request, world, context) if context.is_shortened else found
+
+
+def _without_caches(estimates: EstimateCache, world: World, found: Decision) -> Decision | None:
+    """What to do if it would have a place without other servers' prompt caches, or evict fewer; None: it would not."""
+    if not any(each.spare_cache_bytes for each in world.residents):
+        return None
+    without = _decide(estimates, without_spare_caches(world))
+    is_better = without.outcome is Outcome.PLACE or (
+        without.outcome is Outcome.EVICT and (found.outcome is not Outcome.EVICT or {*without.evict} < {*found.evict})
+    )
+    return taking_caches(without, world) if is_better else None
 
 
 def _decide(estimates: EstimateCache, world: World) -> Decision:

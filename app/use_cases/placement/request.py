@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import DRAFTS_ITSELF, ModelOptions, Task
+from app.entities.launch import AUTO_PROMPT_CACHE, DRAFTS_ITSELF, ModelOptions, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import Placement, PlacementConstraints
 from app.use_cases.estimate.companions import has_measured_mtp
@@ -70,11 +70,18 @@ class PlacementRequest:
         return checkpoint_bytes(self.shape, self.options) if self.options.task is Task.COMPLETION else 0
 
     def estimate_with_margin(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
-        found = self.estimate(options, gpus)
+        """With the prompt cache, if its size is configured."""
+        found = with_prompt_cache(self.estimate(options, gpus), options.prompt_cache)
         if self.learned_margin == NO_MARGIN:
             return found
         devices = tuple(_with_margin(each, self.learned_margin.device_bytes) for each in found.devices)
         return replace(found, devices=devices, host=_with_margin(found.host, self.learned_margin.host_bytes))
+
+    def without_spare_cache(self) -> PlacementRequest:
+        """The same, without a prompt cache of automatic size."""
+        if self.options.prompt_cache != AUTO_PROMPT_CACHE:
+            return self
+        return replace(self, options=replace(self.options, prompt_cache=0))
 
     @property
     def has_history(self) -> bool:
@@ -90,6 +97,13 @@ class PlacementRequest:
         return (
             self if learned_margin == NO_MARGIN else replace(self, learned_margin=self.learned_margin + learned_margin)
         )
+
+
+def with_prompt_cache(estimate: Estimate, size_bytes: int) -> Estimate:
+    """The estimate with so much RAM for the prompt cache; none for AUTO_PROMPT_CACHE, which depends on the machine."""
+    if size_bytes <= 0:
+        return estimate
+    return replace(estimate, host=replace(estimate.host, prompt_cache_bytes=size_bytes))
 
 
 def _with_margin(memory: DeviceMemory, extra_bytes: int) -> DeviceMemory:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import inf
 
-from app.entities.placement import LOAD_QUOTA, UNBOOKED_RAM, Resident
+from app.entities.placement import CPU, LOAD_QUOTA, UNBOOKED_RAM, Resident
 
 MAX_COMPARED = 8  # servers of which every subset is compared: 255
 LOAD_BYTES_PER_SECOND = 1e9  # assumed if no load was measured: roughly a current disk
@@ -66,6 +67,15 @@ def memory_held_by(servers: Iterable[Resident]) -> dict[str, int]:
         for what, size in server.held_bytes.items():
             total[what] = total.get(what, 0) + size
     return total
+
+
+def without_spare_cache(resident: Resident) -> Resident:
+    """The server as it would be without the spare RAM that its prompt cache has."""
+    held = {
+        what: size - (resident.spare_cache_bytes if what in (CPU, UNBOOKED_RAM) else 0)
+        for what, size in resident.held_bytes.items()
+    }
+    return replace(resident, held_bytes=held, spare_cache_bytes=0)
 
 
 def eviction_rank(server: Resident) -> tuple[bool, bool, int, float]:

@@ -47,6 +47,7 @@ def placement_json(placement: Placement) -> dict[str, object]:
         ],
         "tensor_split": list(placement.tensor_split),
         "n_gpu_layers": placement.n_gpu_layers,
+        "prompt_cache_bytes": placement.prompt_cache_bytes,
         **context_json(placement),
     }
 
@@ -62,7 +63,7 @@ def estimate_json(placement: Placement) -> dict[str, object]:
     estimate = placement.estimate
     return {
         "devices": [{item: getattr(device, item) for item in ITEMS} for device in estimate.devices],
-        "host": {item: getattr(estimate.host, item) for item in ITEMS[:3]},
+        "host": {item: getattr(estimate.host, item) for item in (*ITEMS[:3], "prompt_cache_bytes")},
         "confidence": str(estimate.confidence),
         "notes": list(estimate.notes),
     }

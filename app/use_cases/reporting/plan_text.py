@@ -45,7 +45,7 @@ def plan_text(
 def _place(place: Placement) -> str:
     if place.is_on_cpu:
         return "the RAM"
-    in_ram = gib_text(place.booked_bytes[CPU])
+    in_ram = gib_text(place.booked_bytes[CPU] - place.prompt_cache_bytes)
     if place.n_cpu_moe:
         return f"{place_text(place)} with {in_ram} of experts in RAM"
     if place.n_gpu_layers < ALL_LAYERS:
@@ -57,7 +57,7 @@ def _ram_needed(decision: Decision, place: Placement) -> str:
     if not place.is_on_cpu:
         return ""
     free = f", {gib_text(decision.free_bytes[CPU])} free" if CPU in decision.free_bytes else ""
-    return f": needs {gib_text(place.needed_bytes)}{free}"
+    return f": needs {gib_text(decision.needed_bytes)}{free}"
 
 
 def _context(place: Placement) -> str:

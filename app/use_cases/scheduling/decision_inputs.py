@@ -25,7 +25,7 @@ def request_with_margin(state: PoolState, waiter: Waiter) -> PlacementRequest:
     name, request = waiter.model.name, waiter.placement_request
     for margins in (state.learned_margins, state.runtime_margins):
         request = request.with_margin(margins.get(name, NO_MARGIN))
-    return request
+    return request.without_spare_cache() if state.restarts else request  # that RAM is for the servers to start again
 
 
 def decide_load(state: PoolState, waiter: Waiter, world: World) -> Decision:

@@ -22,6 +22,7 @@ class StopReason(enum.StrEnum):
 
     IDLE = "idle"  # unused for its ttl, or as a surplus replica for its residency
     EVICTED = "room"  # idle, and another model needs its memory
+    PROMPT_CACHE = "prompt_cache"  # idle, and another model needs the RAM of its prompt cache; it is started again
     DRAINED = "drained"  # after its running requests, for another model or because its settings or file changed
     UNLOAD = "unload"  # by order, after its running requests
     UNLOAD_FORCED = "unload_forced"  # by order, which did not wait for its running requests, or no longer

@@ -38,6 +38,7 @@ from app.use_cases.scheduling.pool_state import (
     update_server,
 )
 from app.use_cases.scheduling.rejection import gpu_problem, no_gpu, refusal_for
+from app.use_cases.scheduling.restarts import with_restarts
 
 MAX_EVALUATED_LOADS = 8  # in one step: a decision takes milliseconds
 
@@ -120,12 +121,12 @@ def _carry_out(state: PoolState, waiter: Waiter, decision: Decision, now: float)
             assert decision.placement is not None
             return start_server(state, waiter, decision.placement, now)
         case Outcome.EVICT | Outcome.WAIT:
-            return _evict(state, set(decision.evict), waiter)
+            return _evict(with_restarts(state, {*decision.restarts} & {*decision.evict}), decision, waiter)
     assert decision.outcome is Outcome.REFUSE, "no placement decision stops a server"
     return reject_model(state, refusal_for(state, waiter, decision, now))
 
 
-def _evict(state: PoolState, victims: set[int], waiter: Waiter) -> Step:
+def _evict(state: PoolState, decision: Decision, waiter: Waiter) -> Step:
     """Stop the idle victims, and replicas that load. Busy ones are drained, never cut: they accept nothing new and end
     with their last lease, so a starving request cannot wait behind them for ever. Those that older requests wait for
     serve these first."""
@@ -134,10 +135,11 @@ def _evict(state: PoolState, victims: set[int], waiter: Waiter) -> Step:
     older = takewhile(lambda other: other.ticket != waiter.ticket, state.waiting_for_server)
     awaited_models = {other.model.name for other in older}
     for server in state.servers:
-        if server.id not in victims or server.state not in (READY, STARTING):
+        if server.id not in decision.evict or server.state not in (READY, STARTING):
             continue
         if server.is_idle or server.state is STARTING:
-            state, orders = stop_server(state, server, StopReason.EVICTED, f"for {model}")
+            why = StopReason.PROMPT_CACHE if server.id in decision.restarts else StopReason.EVICTED
+            state, orders = stop_server(state, server, why, f"for {model}")
             effects += orders
         elif server.model.name not in awaited_models:
             state = update_server(state, server.id, lambda s: replace(s.with_state(DRAINING), drained_for=model))

@@ -135,7 +135,7 @@ def servers_among(state: PoolState, ids: Sequence[int]) -> list[Server]:
 
 def _postponed(decision: Decision) -> Decision:
     if decision.outcome is Outcome.WAIT:
-        return replace(decision, awaited_placement=None, evict=())
+        return replace(decision, awaited_placement=None, evict=(), restarts=())
     reason = f"{decision.reason}; in frequent use, so protected from eviction until others have waited longer"
     waits = replace(decision, outcome=Outcome.WAIT, reason=reason, placement=None, evict=())
-    return replace(waits, cause=WaitCause.PROTECTED, awaited=decision.evict)
+    return replace(waits, cause=WaitCause.PROTECTED, awaited=decision.evict, restarts=())

@@ -132,6 +132,8 @@ class PoolState:
     crashes: Mapping[str, tuple[Crash, ...]] = field(default_factory=dict)  # by model name, the last few
     exclusive_uses: Mapping[str, ExclusiveUse] = field(default_factory=dict)  # by model name
     pin_orders: PinOrders = field(default_factory=dict)
+    # Models, by name, whose servers were stopped for what their prompt caches had: how to place the next one.
+    restarts: Mapping[str, tuple[Model, PlacementRequest]] = field(default_factory=dict)
     draining: bool = False
     closing: bool = False
     next_server: int = 1

@@ -30,7 +30,7 @@ from app.use_cases.scheduling.pool_state import (
     stop_server,
     update_server,
 )
-from app.use_cases.scheduling.runtime_margin import with_runtime_margin
+from app.use_cases.scheduling.runtime_margin import bytes_to_book
 
 MIB = 1024**2
 
@@ -41,7 +41,7 @@ def rebook_starting_servers(state: PoolState, now: float) -> Step:
     for server in state.servers:
         if server.state is not STARTING or server.reported is None:
             continue
-        needs = with_runtime_margin(state, server.model.name, server.reported)
+        needs = bytes_to_book(state, server, server.reported)
         if needs == server.booked:
             continue
         if not _are_devices_read(state, server):
@@ -69,6 +69,7 @@ class _Shortage:
 def reported_excess(server: Server) -> LearnedMargin:
     """How much more a server reports than was estimated when it was placed."""
     estimated = server.placement.booked_bytes
+    estimated = {**estimated, CPU: estimated[CPU] - server.placement.prompt_cache_bytes}
     excess = {device: size - estimated.get(device, 0) for device, size in (server.reported or {}).items()}
     on_gpus = (size for device, size in excess.items() if device != CPU)
     return LearnedMargin(max(0, *on_gpus, 0), max(0, excess.get(CPU, 0)))
@@ -81,6 +82,7 @@ def _are_devices_read(state: PoolState, server: Server) -> bool:
 def _shortage(state: PoolState, server: Server, needs: Mapping[str, int]) -> _Shortage | None:
     """The device that lacks most for these needs, next to all other servers and including what the server holds
     already; None if they fit. A device that needs no more than was booked always fits."""
+    needs = {**needs, CPU: needs[CPU] - server.spare_cache_bytes}  # no start fails for what was only spare
     by_memory, before = server.placement.by_memory(needs), server.placement.by_memory(server.booked)
     increased = {device: size for device, size in by_memory.items() if size > before.get(device, 0)}
     if not increased:

@@ -35,7 +35,7 @@ from app.use_cases.scheduling.pool_state import (
 def reconfigure(state: PoolState, event: Reconfigured) -> Step:
     """The state under the new limits and models; the last placement decisions no longer count."""
     effects: list[Effect] = []
-    state = replace(_without_old_failures(state, event.models), limits=event.limits, evaluation=None)
+    state = replace(_without_old_failures(state, event.models), limits=event.limits, evaluation=None, restarts={})
     state = replace(state, pin_orders=orders_after_reload(state.pin_orders, event.models))
     for server in state.servers:
         model = event.models.get(server.model.name)

@@ -8,8 +8,10 @@ from math import inf
 from app.entities.frozen import replace
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.entities.load import LoadReport
+from app.entities.memory import MemoryReading
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
+from app.use_cases.placement.releasing import is_all_shown
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.backoff import without_backoff
 from app.use_cases.scheduling.card_failures import with_successful_load, without_set_aside
@@ -34,7 +36,7 @@ from app.use_cases.scheduling.pool_state import (
 )
 from app.use_cases.scheduling.rebook import reported_excess
 from app.use_cases.scheduling.reconfigure import reconfigure
-from app.use_cases.scheduling.runtime_margin import with_runtime_margin
+from app.use_cases.scheduling.runtime_margin import bytes_to_book
 from app.use_cases.scheduling.suspects import without_suspect, without_suspects_of, without_unread
 from app.use_cases.scheduling.unloads import record_unload
 from app.use_cases.scheduling.unused_gpus import note_shown_pids
@@ -74,7 +76,8 @@ def record(state: PoolState, event: Event) -> Step:
         case ev.Exited():
             return record_exit(state, event)
         case ev.MemoryRead(memory):
-            return with_memory_reading(replace(state, memory=memory, memory_requested_at=None), memory), []
+            state = replace(state, memory=memory, memory_requested_at=None)
+            return with_memory_reading(_with_least_held(state, memory), memory), []
         case ev.MemoryReadFailed(detail, at):
             return _memory_read_failed(state, detail, at)
         case ev.GpusPolled(gpus, at):
@@ -141,8 +144,20 @@ def _measured(state: PoolState, server_id: int, needs: Mapping[str, int]) -> Poo
         return state
     margins = {name: margin for name, margin in state.learned_margins.items() if name != server.model.name}
     state = replace(state, learned_margins=margins)
-    booked = with_runtime_margin(state, server.model.name, needs)
+    booked = bytes_to_book(state, server, needs)
     return update_server(state, server_id, lambda s: replace(s, booked=booked, reported=needs))
+
+
+def _with_least_held(state: PoolState, memory: MemoryReading) -> PoolState:
+    """What servers with a prompt cache hold without it, as far as readings since they were ready show it."""
+    for server in state.servers:
+        held = memory.held_bytes.get(server.id)
+        if not server.placement.prompt_cache_bytes or not held or not is_all_shown(server, memory.at):
+            continue
+        least = held if server.least_held_bytes is None else min(held, server.least_held_bytes)
+        if least != server.least_held_bytes:
+            state = update_server(state, server.id, lambda s, least=least: replace(s, least_held_bytes=least))  # type: ignore[misc]
+    return state
 
 
 def _engine_replaced(state: PoolState, at: float) -> PoolState:

@@ -34,10 +34,10 @@ def raise_runtime_margin(state: PoolState, server: Server) -> PoolState:
     return replace(state, runtime_margins={**state.runtime_margins, server.model.name: raised})
 
 
-def with_runtime_margin(state: PoolState, model: str, needs: Mapping[str, int]) -> dict[str, int]:
-    """Bytes to book by device for what a server of the model reports that it needs."""
-    margin = _margin_of(state, model)
-    return {device: size if device == CPU else size + margin.device_bytes for device, size in needs.items()}
+def bytes_to_book(state: PoolState, server: Server, needs: Mapping[str, int]) -> dict[str, int]:
+    """By device, for what the server reports that it needs: with this margin, and its prompt cache."""
+    margin, cache = _margin_of(state, server.model.name), server.placement.prompt_cache_bytes
+    return {device: size + (cache if device == CPU else margin.device_bytes) for device, size in needs.items()}
 
 
 def _margin_of(state: PoolState, model: str) -> LearnedMargin:

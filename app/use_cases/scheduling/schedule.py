@@ -30,6 +30,7 @@ from app.use_cases.scheduling.queueing import (
 from app.use_cases.scheduling.rebook import rebook_starting_servers
 from app.use_cases.scheduling.record import record
 from app.use_cases.scheduling.replicas import add_replicas, replica_due_times
+from app.use_cases.scheduling.restarts import restart_servers
 from app.use_cases.scheduling.steady import grant_or_release
 from app.use_cases.scheduling.suspects import (
     end_exclusive_uses,
@@ -61,6 +62,7 @@ PASSES = (
     check_servers,
     add_replicas,
     place_or_evict,
+    restart_servers,
 )
 
 
