@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import time
+from collections.abc import Sequence
 
 from app.entities.launch import Task
 from app.entities.model import Model
@@ -20,7 +21,9 @@ from app.settings.schema import Settings
 from app.use_cases.model_shape.shape import model_shape
 from app.use_cases.reporting.reload_report import ModelChanges
 from app.use_cases.scheduling import events as ev
+from app.use_cases.scheduling.effects import Effect
 from app.use_cases.scheduling.pool_state import PoolState
+from app.use_cases.scheduling.read_ahead import file_to_read_ahead
 from workers.build_catalog import build_catalog, has_models
 from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
@@ -33,6 +36,7 @@ from workers.clients.client_watch import ClientWatcher
 from workers.folders import state_folder, version
 from workers.gpu.ram import read_memory
 from workers.gpu_watch import GpuWatch
+from workers.model_files.read_ahead import ReadAhead
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinning import Pinning
@@ -84,6 +88,7 @@ class Runtime:
         self._gauges = build_gauges(self._store, engine, self._files.tokens, self._bodies, self._downloads)
         self._relay = build_relay(settings, self._store, self._has_ended)
         self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
+        self._read_ahead = ReadAhead(lambda: file_to_read_ahead(self._store.pool))
         self._pool = self._build_pool()
         self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
         self._startup_check = StartupCheck(self._store, self._catalog, shapes, self._needs, engine)
@@ -101,10 +106,14 @@ class Runtime:
             gpus.read_now,
             needs.placement_request,
             self._catalog.definition,
-            on_step=count_each(self._gauges.count_step, self._activity.count_step),
+            on_step=count_each(self._gauges.count_step, self._activity.count_step, self._wake_read_ahead),
             on_server_ended=self._relay.forget,
             probe_engine=gpus.probe_engine,
         )
+
+    def _wake_read_ahead(self, before: PoolState, event: ev.Event, effects: Sequence[Effect]) -> None:
+        if self._store.pool.evaluation is not before.evaluation:
+            self._read_ahead.wake()
 
     def _build_services(self) -> Services:
         server, request_of = self._settings.server, self._needs.placement_request
@@ -153,6 +162,7 @@ class Runtime:
         self._gpus.start(
             self._startup_check.of_pinned(self._settings, self._catalog) if self._settings.pinned else None
         )
+        self._read_ahead.start()
         self._pool.start()
         self._engine_reader.start()
         if watchdog := watchdog_from(os.environ, self._pool.is_responsive, lambda: status_line(self._store.pool)):

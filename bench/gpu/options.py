@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workers.measurement.gpu_overheads import TABLE
 
-STEPS = ("build", "models", "measure", "report")
+STEPS = ("build", "models", "measure", "loads", "report")
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 _DESCRIPTION = """\
@@ -21,6 +21,7 @@ steps; the next run resumes an unfinished one:
   build    build llama-server from the sdist, with CUDA for the installed GPU, or for the CPU
   models   write models with random weights in the shapes of real ones, as many as fit on the disk
   measure  start each model with several options: estimate, llama-server's report, memory reported by the GPU
+  loads    time the loads of the largest of these models in each mode, cold and warm
   report   write table.md, and (GPU only) the overhead that estimates use (workers/measurement/gpu_overheads.json)
 """
 _EPILOG = """\

@@ -16,6 +16,7 @@ from bench.gpu.card import Card, find_card
 from bench.gpu.engine import Engine
 from bench.gpu.grid import Start, starts
 from bench.gpu.kind import Kind
+from bench.gpu.loads import load_rows
 from bench.gpu.measure import Bench, estimated, key, measured
 from bench.gpu.options import Options
 from bench.gpu.plan import planned
@@ -36,6 +37,7 @@ def run(options: Options) -> None:
         "build": kit.build,
         "models": kit.write_models,
         "measure": kit.measure,
+        "loads": kit.loads,
         "report": kit.report,
     }
     for name, step in steps.items():
@@ -89,6 +91,18 @@ class Kit:
             if self._results.rows:
                 self.report(deadline)
             raise
+
+    def loads(self, deadline: Deadline) -> None:
+        """Time the loads of the largest model on the disk, unless that was done."""
+        written = [shape for shape in self._plan() if self._stock.has(shape)]
+        if not written or "loads" in self._results.machine:
+            return
+        shape, uuid = written[-1], self._card.uuid if self._card else None
+        rows = load_rows(self._stock.path(shape), self._engine.facts, uuid, self._work / "logs", deadline)
+        self._results.machine["loads"] = {"model": shape.label, "rows": rows}
+        self._results.write()
+        for row in rows:
+            say(f"  {shape.label}: {row}")
 
     def report(self, _: Deadline) -> None:
         """Write the table, and the overhead of this GPU for the estimates."""
