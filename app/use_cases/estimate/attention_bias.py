@@ -1,8 +1,9 @@
 """Attention bias of T5: one value for each head, token and cell, by how far the two are apart.
 
-Flash attention does not support it (b11549, llama-graph.cpp, build_attn_mha), so that the scores are there, the bias,
-and the bias before it is transposed. Each layer has the distances copied in, all at the start of the graph. Block 0
-alone has the weights: its GPU computes the scores of the other GPUs' layers too, and a pipeline keeps their copies.
+Flash attention does not support it (b11549, llama-graph.cpp, build_attn_mha), so three tensors of the scores' size are
+alive: the scores, the bias, and the bias before it is transposed. The distances are copied in for each layer, all at
+the start of the graph. Only block 0 has the bias's weights: its GPU also computes the scores of layers on other GPUs,
+and a pipeline keeps their copies.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from app.use_cases.model_shape.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
-class _Biased:
-    """Bytes of one tensor."""
+class _Tensors:
+    """Bytes of one of each, and how many scores there are."""
 
     scores: int
     distances: int
     values: int  # of all cells, transposed
     masks: int
-    mask_across: int  # of the decoder's attention to what the encoder said
-    scores_at_once: int  # a fourth one has no gap if there are as few cells as the encoder has tokens
+    mask_across: int  # of the decoder's attention to the encoder's output
+    scores_at_once: int  # tensors; the fourth finds no gap if there are no more cells than the encoder has tokens
 
 
 def has_attention_bias(shape: ModelShape) -> bool:
-    """Whether scores are computed with one."""
+    """Whether the architecture adds a bias to its attention scores."""
     return shape.graph.architecture in arch.WITH_ATTENTION_BIAS
 
 
@@ -42,27 +43,27 @@ def biased_bytes(
     return [_bytes(shape, options, w, tensors, used, index, copies) for index in range(len(used))]
 
 
-def _encoder(w: Work, flash: bool) -> _Biased:
-    """It has a cache and does not read it."""
+def _encoder(w: Work, flash: bool) -> _Tensors:
+    """T5's encoder has a KV cache but does not read it."""
     pairs = w.width(w.tokens)
-    return _Biased(w.shape.heads * pairs, pairs, w.width(w.shape.v), pairs // 2 if flash else pairs, 0, 3)
+    return _Tensors(w.shape.heads * pairs, pairs, w.width(w.shape.v), pairs // 2 if flash else pairs, 0, 3)
 
 
-def _decoder(shape: ModelShape, w: Work, cells: CacheCells, flash: bool) -> _Biased:
+def _decoder(shape: ModelShape, w: Work, cells: CacheCells, flash: bool) -> _Tensors:
     encoded = shape.hparams.integer("context_length")
     pairs, across = w.width(cells.base), w.width(encoded)
     mask, mask_across = (pairs // 2, across // 2) if flash else (pairs, across)
     values = 2 * shape.graph.v * cells.base
-    return _Biased(shape.graph.heads * pairs, pairs, values, mask, mask_across, 4 if cells.base <= encoded else 3)
+    return _Tensors(shape.graph.heads * pairs, pairs, values, mask, mask_across, 4 if cells.base <= encoded else 3)
 
 
 def _bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, t: _Biased, used: list[range], index: int, copies: int
+    shape: ModelShape, options: ModelOptions, w: Work, t: _Tensors, used: list[range], index: int, copies: int
 ) -> int:
     layers, n = used[index], shape.hparams.n_layer
     if index and layers.start >= n:
         return output_alone_bytes(shape, options, w, copies)
-    if used[0].start:  # the weights of the bias are in RAM, and it is copied in
+    if used[0].start:  # the bias's weights are in RAM: the bias is copied in
         return max(t.scores_at_once * t.scores + (4 if index else 6) * w.e, dense(w)) + t.masks + t.mask_across
     if index:
         returned = (min(layers.stop, n) - layers.start + 1 + (t.mask_across > 0)) * w.e + t.mask_across

@@ -1,14 +1,15 @@
 """Bytes of the compute buffers: the tensors of one graph that are alive at the same time.
 
-What a device's layers take is in peaks.py. In addition, ggml's scheduler keeps every input of a split in as many copies
-as the pipeline has stages.
+The formulas for a device's layers are in peaks.py; with layers or the KV cache in RAM, the graph's allocations are
+replayed instead (replayed_layers.py). In addition, ggml's scheduler keeps every input of a split in as many copies as
+the pipeline has stages.
 """
 
 from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.attention_bias import biased_bytes, has_attention_bias
-from app.use_cases.estimate.attention_in_ram import attends_in_ram, without_attention_bytes
+from app.use_cases.estimate.attention_on_cpu import attends_on_cpu, without_attention_bytes
 from app.use_cases.estimate.expert_copies import (
     experts_alone_bytes,
     one_copied_expert_bytes,
@@ -16,7 +17,6 @@ from app.use_cases.estimate.expert_copies import (
 )
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells
-from app.use_cases.estimate.laid_out_layers import is_laid_out, laid_out_bytes
 from app.use_cases.estimate.looped_layers import looped_bytes
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
@@ -36,6 +36,7 @@ from app.use_cases.estimate.peaks import (
     uses_flash_attention,
 )
 from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes, shared_cache_bytes
+from app.use_cases.estimate.replayed_layers import is_replayed, replayed_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
@@ -46,8 +47,8 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 
     The first device computes even without layers: weights in RAM are copied to it (op_offload.py).
     """
-    if is_laid_out(shape, options):
-        return _laid_out(shape, options, ranges)
+    if is_replayed(shape, options):
+        return _replayed(shape, options, ranges)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
         used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output: nothing to compute
@@ -62,10 +63,10 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
     return found
 
 
-def _laid_out(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
+def _replayed(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> list[int]:
     cells = cache_cells(shape, options)
     w, flash = graph_work(shape, options, cells), uses_flash_attention(shape, options)
-    found = laid_out_bytes(shape, options, w, cells, flash, ranges)
+    found = replayed_bytes(shape, options, w, cells, flash, ranges)
     for index, layers in enumerate(ranges):
         if shape.hparams.n_layer_all in layers:
             logits = logits_bytes if found[index] else output_alone_bytes
@@ -94,7 +95,7 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
     copies = MAX_COPIES if is_pipelined(shape, options) else 0
     if has_attention_bias(shape):
         return biased_bytes(shape, options, w, cells, flash, used, copies)
-    if attends_in_ram(shape, options) and any(ranges):
+    if attends_on_cpu(shape, options) and any(ranges):
         return without_attention_bytes(shape, options, w, cells, used, copies)
     if copies:
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]

@@ -1,7 +1,7 @@
 """Expert copies: how many expert tensors from RAM the first device holds at once while it computes with them.
 
-Each is copied in for one operation and freed after it, so that one at a time would be enough; whether the next one fits
-where the last one was is decided by ggml-alloc (b11549, ggml-alloc.c: ggml_dyn_tallocr_alloc).
+Each is copied in for one operation and freed after it, so one at a time would be enough; whether the next one fits into
+the gap that the last one left is decided by ggml-alloc (b11549, ggml-alloc.c: ggml_dyn_tallocr_alloc).
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from app.use_cases.model_shape.shape import ModelShape
 # ffn_down_exps is marked GGML_PREC_F32 (llama-graph.cpp, build_moe_ffn), which CUDA refuses for MUL_MAT_ID
 # (ggml-cuda.cu, ggml_backend_cuda_device_supports_op): the CPU multiplies, and the result comes back.
 EXPERTS_ON_CPU = ("mistral4",)
-# Architectures whose graphs copy in the next expert tensor beside the previous one even if both have the same size.
-EQUAL_EXPERTS_BESIDE = frozenset({"qwen3next", "qwen35moe", "kimi-linear", "gemma4"})
-
-
-# The gaps of these are large enough, whatever mask comes late.
-ONE_AT_A_TIME = frozenset({"glm5-next", "qwen4exp"})
-# Their results are there twice beside an expert tensor, or more than that: fitted to one model each.
-_BESIDE: Mapping[str, Rule] = {
+# The next expert tensor is copied in before the previous one is freed, even if both have the same size.
+EQUAL_EXPERTS_OVERLAP = frozenset({"qwen3next", "qwen35moe", "kimi-linear", "gemma4"})
+# In these the gaps are large enough, whatever mask comes late.
+_ONE_AT_A_TIME = frozenset({"glm5-next", "qwen4exp"})
+# Results alive together with an expert tensor, twice or more: fitted to one model each.
+_ALIVE: Mapping[str, Rule] = {
     **dict.fromkeys(("cohere2moe", "laguna"), lambda w: 2 * w.expert_e + 3 * w.e),
     "step35": lambda w: 2 * w.expert_e + w.expert_ff + 3 * w.e,
     "dots3note": lambda w: 2 * w.expert_e + w.expert_ff + w.e,
@@ -35,8 +33,8 @@ _BESIDE: Mapping[str, Rule] = {
     "qwen3vlmoe": lambda w: w.expert_e + w.expert_ff + 18 * w.e,
     "deepseek4": lambda w: 2 * w.q + 13 * w.e // 3,
 }
-# Sparse attention's tensors lie such that nothing of them is reused, if one GPU computes all layers.
-_BESIDE_ON_ONE_GPU: Mapping[str, Rule] = {
+# On one GPU that computes all layers, none of the gaps that sparse attention leaves is large enough to be reused.
+_ALIVE_ON_ONE_GPU: Mapping[str, Rule] = {
     "deepseek32": lambda w: 222 * w.e // 7,
     "glm-dsa": lambda w: 122 * w.e // 3,
     "hy_v4": lambda w: 47 * w.e,
@@ -50,28 +48,30 @@ def copied_experts_bytes(
     largest, used = shape.largest_expert_bytes, w.expert_ff + w.expert_e
     if w.shape.architecture in EXPERTS_ON_CPU:  # ffn_down_exps, the largest, is not copied
         return shape.two_experts_bytes - largest + used + 2 * w.e
-    one = max(one_copied_expert_bytes(shape, w), largest + _neighbours(options, w))
+    one = max(one_copied_expert_bytes(shape, w), largest + _alive_with_expert_bytes(options, w))
     return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
 
 
 def one_copied_expert_bytes(shape: ModelShape, w: Work) -> int:
     """Peak bytes while a layer computes with one expert tensor from RAM; 0 without experts."""
-    after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_BESIDE else 0
+    after = 2 * w.expert_e + 5 * w.e if w.shape.architecture in EQUAL_EXPERTS_OVERLAP else 0
     largest = shape.largest_expert_bytes
     return largest + max(w.expert_ff + w.expert_e + 4 * w.e, after) if largest else 0
 
 
-def _neighbours(options: ModelOptions, w: Work) -> int:
-    """What particular architectures have beside an expert tensor."""
-    rule = _BESIDE.get(w.shape.architecture)
+def _alive_with_expert_bytes(options: ModelOptions, w: Work) -> int:
+    """What is alive together with an expert tensor, in architectures that need a rule of their own."""
+    rule = _ALIVE.get(w.shape.architecture)
     if options.devices == 1:
-        rule = _BESIDE_ON_ONE_GPU.get(w.shape.architecture, rule)
+        rule = _ALIVE_ON_ONE_GPU.get(w.shape.architecture, rule)
     return rule(w) if rule else 0
 
 
 def experts_alone_bytes(shape: ModelShape, w: Work) -> int:
-    """Peak bytes of a device that computes experts from RAM and nothing else. With few tokens the gaps are small, and
-    two tensors of a layer are held at once."""
+    """Peak bytes of a device that computes experts from RAM and nothing else.
+
+    With few tokens the gaps are small, and two tensors of a layer are held at once.
+    """
     largest = shape.largest_expert_bytes
     return max(shape.two_experts_bytes + w.e, largest + 2 * w.expert_e + max(3 * w.e, w.expert_ff))
 
@@ -79,7 +79,7 @@ def experts_alone_bytes(shape: ModelShape, w: Work) -> int:
 def uncounted_expert_bytes(
     shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors
 ) -> int:
-    """What a second expert tensor takes where one is counted, but the gaps may be such that two are held."""
+    """Bytes of a second expert tensor, where one was counted but the gaps may be too small to reuse."""
     if not (moved.emptied or options.n_cpu_moe) or _holds_two(shape, options, w, cells, moved):
         return 0
     late = _late_masks(shape, options, cells, moved)
@@ -94,9 +94,9 @@ def _holds_two(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCe
     a layer with experts in RAM, and the mask fills more than the small gaps, ggml_dyn_tallocr_alloc puts it where that
     layer's expert tensors were; the next one no longer fits in there.
     """
-    if shape.graph.architecture in ONE_AT_A_TIME:
+    if shape.graph.architecture in _ONE_AT_A_TIME:
         return False
-    if not (shape.has_mixed_experts or shape.graph.architecture in EQUAL_EXPERTS_BESIDE):
+    if not (shape.has_mixed_experts or shape.graph.architecture in EQUAL_EXPERTS_OVERLAP):
         return False
     return any(2 * tokens * w.tokens >= w.e for tokens in _late_masks(shape, options, cells, moved))
 

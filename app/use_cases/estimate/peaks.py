@@ -15,8 +15,8 @@ from app.use_cases.estimate.graph_rules import (
     experts,
     padded_input_bytes,
 )
+from app.use_cases.estimate.indexer_scores import indexer_scores_bytes
 from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
-from app.use_cases.estimate.selection import selection_bytes
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -59,7 +59,7 @@ def peak_bytes(
     if graph.architecture == "gemma4" and graph.per_layer:
         padded_inputs = w.width(graph.per_layer) + 2 * w.e
     if between(shape.indexer_width, layers.start, min(layers.stop, shape.hparams.n_layer_all)):
-        candidates.append(selection_bytes(shape, w, cells))
+        candidates.append(indexer_scores_bytes(shape, w, cells))
     if attention := attention_bytes(shape, options, w, cells, flash, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
@@ -81,7 +81,7 @@ def attention_bytes(
             return latent
     if not flash:
         scores = w.width(graph.heads * widest) + 5 * max(w.q, w.e)
-        # V is laid out for flash attention if that turned out unsupported only afterwards: one layer is transposed.
+        # V is stored for flash attention if that turned out unsupported only afterwards: one layer is transposed.
         transposed = 2 * graph.v * widest * cells.streams + w.kv if options.flash_attn != "off" else 0
         return scores + transposed
     if not options.devices or is_plain(options) or not graph.has_flash_attention:

@@ -1,8 +1,8 @@
-"""Attention in RAM: flash attention that was asked for, of heads that CUDA has no kernel for, is computed on the CPU.
+"""Attention on the CPU: where flash attention is required and CUDA has no kernel for the head size.
 
-So it is with `-fa on` and with a quantized V cache, which requires flash attention; "auto" would turn it off. The GPUs
-then read no mask and no cache, but each layer's result is copied back: a pipeline holds all of these copies from the
-start of the graph to its end (b11549, ggml-backend.cpp, ggml_backend_sched_split_graph).
+`-fa on` and a quantized V cache require it; otherwise "auto" turns it off. The GPUs then read neither mask nor cache,
+but each layer's result is copied back: a pipeline holds all of these copies from the start of the graph to its end
+(b11549, ggml-backend.cpp, ggml_backend_sched_split_graph).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
 
-def attends_in_ram(shape: ModelShape, options: ModelOptions) -> bool:
+def attends_on_cpu(shape: ModelShape, options: ModelOptions) -> bool:
     """Whether the CPU computes the attention of all layers."""
     graph = shape.graph
     has_kernel = graph.has_flash_attention or graph.architecture in arch.ATTENDS_TO_BATCH

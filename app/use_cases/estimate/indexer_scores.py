@@ -1,4 +1,6 @@
-"""Selection: sparse attention's indexer scores every cell for every token, which outgrows a layer in long contexts.
+"""Indexer scores: the indexer of sparse attention scores every cell for every token.
+
+In long contexts these scores are larger than anything else in a layer.
 
 Fitted to llama.cpp's own accounting (b11549, no_alloc) at 32k and 128k tokens, one model of each architecture.
 """
@@ -11,7 +13,7 @@ from app.use_cases.estimate.graph_rules import Work
 from app.use_cases.estimate.kv_cache import CacheCells
 from app.use_cases.model_shape.shape import ModelShape
 
-# Bytes for each token and cell, and thousandths of an embedding beside them.
+# Bytes for each token and cell, and thousandths of an embedding that are alive with them.
 _SCORES: Mapping[str, tuple[int, int]] = {
     "deepseek32": (12, 9000),
     "glm-dsa": (12, 2400),
@@ -21,8 +23,8 @@ _SCORES: Mapping[str, tuple[int, int]] = {
 }
 
 
-def selection_bytes(shape: ModelShape, w: Work, cells: CacheCells) -> int:
-    """Peak bytes while a layer selects the cells it reads, without masks; 0 without an indexer that was measured."""
+def indexer_scores_bytes(shape: ModelShape, w: Work, cells: CacheCells) -> int:
+    """Peak bytes while a layer selects the cells it reads, without masks; 0 if it has no measured indexer."""
     if w.shape.architecture == "minimax-m3":  # the scores of all of the indexer's heads twice, and a mask
         heads = shape.hparams.integer("attention.indexer.head_count")
         return (8 * heads + 2) * cells.base * w.tokens + 97 * w.e // 10

@@ -1,4 +1,4 @@
-"""Flash attention of heads CUDA has no kernel for: on the CPU (attention_in_ram.py). Figures: llama.cpp b11549."""
+"""Flash attention of heads CUDA has no kernel for: on the CPU (attention_on_cpu.py). Figures: llama.cpp b11549."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers or the cache in RAM: gaps decide, and llama.cpp's own figures (build 11549) are met."""
+"""With layers or the cache in RAM the gaps decide: replayed graphs need what llama.cpp (build 11549) says."""
 
 import pytest
 
@@ -19,7 +19,7 @@ STARTS = [
 
 
 @pytest.mark.parametrize(("model", "devices", "args", "truth"), STARTS)
-def test_what_is_copied_in_is_laid_out_as_llama_cpp_does(model, devices, args, truth):
+def test_copies_from_ram_are_allocated_as_llama_cpp_does(model, devices, args, truth):
     row = row_of(Start("", model, "Q4_K_M", devices, args), Figures(devices={"host": (0.0, 0.0, 0.0)}))
     found = estimate_memory(shape_of(model, "Q4_K_M"), row.options).devices
     assert [each.compute_bytes / MIB for each in found] == pytest.approx(truth, abs=0.02)

@@ -1,4 +1,4 @@
-"""Sparse attention's scores of all cells (selection.py). Figures: llama.cpp b11549, no_alloc."""
+"""Sparse attention's scores of all cells (indexer_scores.py). Figures: llama.cpp b11549, no_alloc."""
 
 from __future__ import annotations
 
