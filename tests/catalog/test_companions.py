@@ -214,12 +214,17 @@ def test_what_is_no_adapter_is_said_beforehand(tmp_path: Path, path: str, proble
     assert a_catalog(tmp_path, entry).find("m").problem.startswith(problem)
 
 
+OTHER_ENTRIES = {"tiny": "files/small.gguf", "gone": "gone.gguf"}
+
+
 @pytest.mark.parametrize(
     ("draft", "kind", "problem"),
     [
         ("small", "draft-simple", ""),
+        ("tiny", "draft-simple", ""),
         ("files/small.gguf", "draft-simple", ""),
         ("head.gguf", "draft-eagle3", ""),
+        ("gone", "draft-simple", "speculative: no such file: looked for gone.gguf in "),
         ("head.gguf", "draft-simple", "speculative: head.gguf is a draft head: set the type, such as draft-eagle3 or"),
         ("a.gguf", "draft-simple", "speculative: a.gguf is an adapter, not a model"),
         ("none", "draft-simple", "speculative: no model has this name, and no such file: looked for none in "),
@@ -229,7 +234,8 @@ def test_a_draft_is_a_model_by_name_or_a_file(tmp_path: Path, draft: str, kind: 
     adapter, head = COMPANIONS["adapter"], COMPANIONS["eagle"]
     write(tmp_path, {"m.gguf": a_model(), "files/small.gguf": a_model(), "a.gguf": adapter, "head.gguf": head})
     launch = a_launch(speculation=kind)
-    model = a_catalog(tmp_path, ConfiguredModel("m", launch, Path("m.gguf"), draft=draft)).find("m")
+    others = (ConfiguredModel(name, a_launch(), Path(file)) for name, file in OTHER_ENTRIES.items())
+    model = a_catalog(tmp_path, ConfiguredModel("m", launch, Path("m.gguf"), draft=draft), *others).find("m")
     assert model.problem.startswith(problem) and bool(model.problem) == bool(problem)
     if not problem:
         file = "head.gguf" if draft == "head.gguf" else "files/small.gguf"

@@ -302,7 +302,7 @@ def test_every_model_has_its_placement_constraints(home: Path):
         defaults={"cpu_moe": "on"},
         models={"mine": {"path": home / "far" / "d.gguf", "gpus": [1]}, "gone": {"path": "x.gguf", "max_gpus": 2}},
     )
-    found = PlacementConstraints(has_auto_context=True, cpu_moe=True)
+    found = PlacementConstraints(has_auto_context=True, has_auto_speculation=True, cpu_moe=True)
     assert {model.name: model.constraints for model in build_catalog(settings).models()} == {
         **dict.fromkeys(FOUND, found),
         "mine": replace(found, gpus=("1",)),

@@ -121,10 +121,10 @@ def test_arguments_that_say_how_to_read_are_understood(args: list[str], mode: Lo
     assert parse_model_options(args).load_mode is mode
 
 
-def test_a_key_overrides_the_arguments_unless_it_is_auto():
+def test_a_models_key_overrides_its_arguments_and_these_the_default():
     models = {"m": {"args": ["--no-mmap"]}, "n": {"args": ["--no-mmap"], "load_mode": "mmap"}}
     settings = Settings.model_validate({"models": models, "defaults": {"load_mode": "direct"}})
-    assert [settings.launch_of(name).options.load_mode for name in ("m", "n", None)] == [DIRECT, MMAP, DIRECT]
+    assert [settings.launch_of(name).options.load_mode for name in ("m", "n", None)] == [READ, MMAP, DIRECT]
     assert Settings.model_validate({"models": models}).launch_of("m").options.load_mode is READ
 
 

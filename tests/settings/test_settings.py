@@ -15,7 +15,7 @@ from pydantic import ByteSize
 
 from app.entities.download_policy import DownloadPolicy, DownloadRule
 from app.entities.key import ApiKey
-from app.entities.launch import ALL_LAYERS, AUTO_PROMPT_CACHE, AUTO_UBATCH, ModelOptions, Task
+from app.entities.launch import ALL_LAYERS, AUTO_PROMPT_CACHE, AUTO_UBATCH, LoadMode, ModelOptions, Task
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.memory import Confidence
 from app.entities.placement import GpuLimits, PlacementConstraints, Policy, Strategy
@@ -604,6 +604,23 @@ def test_options_in_args_reach_the_estimate_and_keys_override_them(tmp_path):
     options = ModelSettings(parallel=2, cpu_moe=3).over_arguments(args)
     assert (options.ctx_size, options.parallel, options.kv_unified, options.cache_type_k) == (4096, 2, True, "f16")
     assert options.n_cpu_moe == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "mode", "threads"),
+    [
+        ("args: [--no-mmap]", LoadMode.READ, "3"),
+        ("args: [--load-mode, mlock]", LoadMode.AUTO, "3"),
+        ("args: [--mlock, -t, '4']", LoadMode.AUTO, "4"),
+        ("args: [--threads=4]", LoadMode.MMAP, "4"),
+        ("args: [--no-mmap, -t, '4'], load_mode: direct, threads: 5", LoadMode.DIRECT, "5"),
+        ("args: [--jinja]", LoadMode.MMAP, "3"),
+    ],
+)
+def test_a_models_args_count_before_defaults(tmp_path, model, mode, threads):
+    text = f"defaults: {{load_mode: mmap, threads: 3}}\nmodels: {{m: {{{model}}}}}"
+    launch = configured(tmp_path, text).launch_of("m")
+    assert (launch.options.load_mode, launch.args[-1].removeprefix("--threads=")) == (mode, threads)
 
 
 def test_each_key_of_a_models_options_is_a_field_of_model_options():

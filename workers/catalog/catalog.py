@@ -222,7 +222,8 @@ class Catalog:
         listing = Listing(sources.defaults, sources.constraints)
         summaries = FileSummaries(self._summaries)
         found, projectors = discover(sources, summaries, listing.notes)
-        resolver = FileResolver(sources.bases, sources.cache, found, projectors, discovered_lookup(found), summaries)
+        find, entry = discovered_lookup(found), {each.name: each for each in sources.entries}.get
+        resolver = FileResolver(sources.bases, sources.cache, found, projectors, find, entry, summaries)
         listing.add_configured([(entry, *resolve_configured_model(entry, resolver)) for entry in sources.entries])
         listing.add_discovered(found)
         listing.note_unknown_names(sources)

@@ -48,8 +48,8 @@ class ModelFileNotFound(Exception):
 
 
 class FileResolver:
-    """Resolves entries to files, for one scan. `find` looks up discovered models by name; `projectors` are discovered
-    ones, which may belong to a model outside the folders."""
+    """Resolves entries to files, for one scan. `find` looks up discovered models by name, `entry` the others;
+    `projectors` are discovered ones, which may belong to a model outside the folders."""
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class FileResolver:
         found: Sequence[DiscoveredModel],
         projectors: Sequence[GgufFile],
         find: Callable[[str], DiscoveredModel | None],
+        entry: Callable[[str], ConfiguredModel | None],
         summaries: FileSummaries,
     ) -> None:
         self._bases = bases
@@ -70,6 +71,7 @@ class FileResolver:
         self._cached = {key: model for model in in_cache for key in model.folded_names}
         self._cached |= {name: model for model in in_cache for name in model.names}
         self._find = find
+        self._entry = entry
         self._summaries = summaries
 
     def files(self, entry: ConfiguredModel) -> ModelFiles:
@@ -109,18 +111,27 @@ class FileResolver:
     def _with_draft(self, files: ModelFiles, entry: ConfiguredModel) -> ModelFiles:
         if not entry.draft:
             return files
-        if found := self._find(entry.draft):
-            path, problem = found.files.path, found.files.problem
-        else:
-            path, problem = self._draft_file(entry)
+        try:
+            path, problem = self._draft(entry)
+        except ModelFileNotFound as error:
+            raise ModelFileNotFound(f"speculative: {error}") from error
         return replace(files, draft=path, problem=files.problem or (problem and f"speculative: {problem}"))
 
-    def _draft_file(self, entry: ConfiguredModel) -> tuple[str, str]:
+    def _draft(self, entry: ConfiguredModel) -> tuple[str, str]:
         """Its path, and why it cannot be used."""
+        if other := self._entry(entry.draft):
+            files = self._model_files(other)
+        elif found := self._find(entry.draft):
+            files = found.files
+        else:
+            return self._draft_file(entry)
+        return files.path, files.problem
+
+    def _draft_file(self, entry: ConfiguredModel) -> tuple[str, str]:
         try:
             file = self._companion(entry.draft)
         except ModelFileNotFound as error:
-            raise ModelFileNotFound(f"speculative: no model has this name, and {error}") from error
+            raise ModelFileNotFound(f"no model has this name, and {error}") from error
         if not file.problem and file.kind is FileKind.DRAFT_HEAD and entry.launch.options.speculation == PLAIN_DRAFT:
             return file.path, f"{file.name} is a draft head: set the type, such as draft-eagle3 or draft-mtp"
         is_usable = file.kind in (FileKind.MODEL, FileKind.DRAFT_HEAD)

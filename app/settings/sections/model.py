@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from app.settings.sections.lora import LoraSettings
-from app.settings.sections.model_defaults import ModelDefaults
+from app.settings.sections.model_defaults import ModelDefaults, keys_in
 from app.settings.sections.request_rules import RequestRuleSettings
 from app.settings.values import (
     MAX_INT,
@@ -178,6 +178,6 @@ class ModelSettings(ModelDefaults):
         return own, *self.aliases, *self.variants
 
     def over(self, defaults: ModelDefaults) -> ModelSettings:
-        """These settings, with `defaults` for the keys that are not set."""
-        unset = ModelDefaults.model_fields.keys() - self.model_fields_set
+        """These settings, with `defaults` for the keys that neither they nor their `args` set."""
+        unset = ModelDefaults.model_fields.keys() - self.model_fields_set - keys_in(self.args)
         return self.model_copy(update={key: getattr(defaults, key) for key in unset})

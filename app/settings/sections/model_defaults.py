@@ -12,10 +12,19 @@ from app.entities.launch import ALL_LAYERS, AUTO_CTX_TOKENS, AUTO_PROMPT_CACHE, 
 from app.settings.sections.speculative import Speculative, SpeculativeSettings
 from app.settings.values import MAX_INT, CacheType, Memory, OffOnOrCount, OnOff, OnOffAuto, Section, TensorOverride
 from app.use_cases.launch.known_options import unmeasured_options
-from app.use_cases.launch.parsed_args import parse_model_options
+from app.use_cases.launch.parsed_args import option_pairs, parse_model_options
 
 MAX_SLOTS = 256  # LLAMA_MAX_SEQ
 MAX_THREADS = 512  # GGML_MAX_N_THREADS
+
+# Keys whose options `args` may have as well, because they had no key at first.
+_ALSO_IN_ARGS = {
+    "threads": {"-t", "--threads"},
+    "load_mode": {
+        *("--load-mode", "-lm", "--mmap", "--no-mmap", "--mlock"),
+        *("--direct-io", "-dio", "--no-direct-io", "-ndio"),
+    },
+}
 
 
 class ModelDefaults(Section):
@@ -150,6 +159,12 @@ class ModelDefaults(Section):
     def over_args(self, args: Sequence[str]) -> tuple[str, ...]:
         """The arguments of its llama-server, after `args`, that are no ModelOptions."""
         return (*args, *(() if self.threads is None else ("--threads", str(self.threads))))
+
+
+def keys_in(args: Sequence[str]) -> set[str]:
+    """The keys that these arguments stand for."""
+    options = {option for option, _ in option_pairs(args)}
+    return {key for key, names in _ALSO_IN_ARGS.items() if names & options}
 
 
 def flash_attention_need(options: ModelOptions) -> str:
