@@ -98,7 +98,7 @@ def _cost(compared: list[Comparison], total_share: float, compute_share: float) 
 
 
 def _usual(each: list[Agreement]) -> Agreement:
-    """What covers nine of ten architectures."""
+    """Shares that cover nine of ten architectures."""
     if not each:
         return Agreement(0, 0.0, 0.0, 0.0)
     columns = zip(*((one.rows, one.error, one.total_share, one.compute_share) for one in each), strict=True)

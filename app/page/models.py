@@ -10,6 +10,7 @@ from typing import Any
 
 from app.page.gpus import color_classes
 from app.page.text import UNKNOWN, duration, rate, size, tokens
+from app.use_cases.reporting.phrases import SHOWN_LOAD_BYTES
 
 MAX_DOTS = 8
 STATES = {"starting": "loading", "draining": "finishing"}  # as people say it
@@ -79,6 +80,9 @@ def _memory_notes(server: Mapping[str, Any]) -> Iterator[str]:
     yield f"estimate {size(server['estimated_bytes'])}" if server["measured_bytes"] else "estimate"
     if cache := server.get("prompt_cache_bytes"):
         yield f"prompt cache {size(cache)}"
+    load = server.get("load")
+    if load and load["size_bytes"] >= SHOWN_LOAD_BYTES:
+        yield f"loaded at {size(load['bytes_per_second'])}/s"
 
 
 def _is_idle(server: Mapping[str, Any]) -> bool:

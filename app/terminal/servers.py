@@ -9,9 +9,9 @@ from typing import Any
 from app.terminal.downloads import download_line, is_running
 from app.terminal.table import Table, TableRow, table
 from app.terminal.text import UNKNOWN, duration_cell, printable, rate_cell, size_cell, tokens_cell
+from app.use_cases.reporting.phrases import SHOWN_LOAD_BYTES
 
 STYLES = {"ready": "green", "starting": "yellow", "draining": "yellow", "stopping": "yellow", "failed": "red"}
-SHOWN_LOAD_BYTES = 1024**3
 # Columns, the first one first; of `ps`, which has no bars, and of the dashboard.
 EXPENDABLE_ALONE = ("CACHE", "UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", "MEMORY", "DEVICE")
 EXPENDABLE = ("CACHE", "UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")

@@ -1,4 +1,4 @@
-"""What another engine says of the recorded starts: a line for each architecture and item that differs."""
+"""Differences between the recorded figures and another engine's: a line for each architecture and item."""
 
 from __future__ import annotations
 

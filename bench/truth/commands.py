@@ -28,7 +28,7 @@ _REPORT_EVERY = 50
 
 
 def measured(bench: Bench, starts: Iterable[Start], processes: int) -> Iterator[tuple[Start, Figures]]:
-    """Tells how far it is."""
+    """Reports progress on stderr."""
     ordered = list(starts)
     for done, row in enumerate(bench.all_figures(ordered, processes), 1):
         if done % _REPORT_EVERY == 0 or done == len(ordered):

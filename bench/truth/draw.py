@@ -1,4 +1,4 @@
-"""Draws starts as people make them, of any recorded model: what the rules of the estimates have not seen."""
+"""Draws random starts with realistic settings, of any recorded model: starts that no rule was fitted to."""
 
 from __future__ import annotations
 

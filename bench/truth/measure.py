@@ -1,4 +1,4 @@
-"""Asks the tool: one start, or many at a time."""
+"""Measures starts with the tool: one, or many at a time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Bench:
             if option in _NAMES_FILES:
                 for name in value.split(","):
                     self._file(*name.removesuffix(".gguf").rsplit(".", 1))
-        return self._asked(model, start.devices, args)
+        return self._run(model, start.devices, args)
 
     def all_figures(self, starts: Iterable[Start], processes: int = PROCESSES) -> Iterator[tuple[Start, Figures]]:
         """In their order."""
@@ -57,7 +57,7 @@ class Bench:
             self._written.add(path)
         return path
 
-    def _asked(self, model: Path, devices: str, args: list[str]) -> Figures:
+    def _run(self, model: Path, devices: str, args: list[str]) -> Figures:
         command = [sys.executable, "-I", "-S", str(_CHILD), str(self.tool), "-m", str(model), *args]
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""The recorded rows: bench/data/vram/rows/ARCHITECTURE.csv, and the engine that said them, recorded.json beside them.
+"""The recorded rows: bench/data/vram/rows/ARCHITECTURE.csv, and recorded.json with the engine that reported them.
 
 A row is one start of llama-server and what it takes. `devices` is STAND_IN_CUDA's "COUNT:MIB,MIB". The figures are MiB,
 of several devices separated by ";". `args` name other files as SHAPE.QUANT.gguf. `draft`: on each device that the draft

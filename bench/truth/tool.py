@@ -1,4 +1,4 @@
-"""Builds the tool: a library that stands between the embedded engine's and a Python that calls it."""
+"""Builds the tool: a library, linked to the embedded engine's, that a Python process calls."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import { current, subscribe } from "./store.js";
 
 const MAX_DOTS = 8;
 const FILTER_FROM = 12; // rows
+const SHOWN_LOAD_BYTES = 1024 ** 3;
 const STATES = { starting: "loading", draining: "finishing" }; // as people say it
 const STATE_STYLES = { ready: "ok", starting: "warn", draining: "warn", stopping: "warn", failed: "bad" };
 const OUTCOME_STYLES = { place: "ok", wait: "warn", refuse: "bad" };
@@ -94,10 +95,11 @@ function serverRow(server) {
 }
 
 function memoryNotes(server) {
-  const { measured_bytes: measured, prompt_cache_bytes: cache } = server;
+  const { measured_bytes: measured, prompt_cache_bytes: cache, load } = server;
   return [
     measured ? `estimate ${size(server.estimated_bytes)}` : "estimate",
     ...(cache ? [`prompt cache ${size(cache)}`] : []),
+    ...(load?.size_bytes >= SHOWN_LOAD_BYTES ? [`loaded at ${size(load.bytes_per_second)}/s`] : []),
   ];
 }
 

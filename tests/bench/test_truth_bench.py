@@ -10,10 +10,10 @@ import pytest
 from app.use_cases.engines.source_packages import PINNED_VERSION
 from app.use_cases.estimate.estimate import FITTED_BUILD
 from bench.truth.architectures import architectures_in, list_changes
-from bench.truth.asked import compact, mixed
 from bench.truth.changes import change_lines, sample
 from bench.truth.cuda_functions import cuda_functions
 from bench.truth.draw import drawn_starts, is_model
+from bench.truth.model_header import compact, mixed
 from bench.truth.table import Figures, Start, read_all, read_by_architecture, read_rows, recorded, write_rows
 from bench.vram_truth import header
 from workers.engine_builds.stopping import CannotContinue
@@ -111,9 +111,9 @@ def test_the_rows_are_those_of_the_engine_that_is_installed_and_fitted():
 
 
 def test_a_header_has_equal_tensors_of_several_blocks_once():
-    asked = [("token_embd.weight", (512, 99)), *((f"blk.{il}.attn_k.weight", (512, 64)) for il in (0, 1, 2, 5))]
-    asked += [("enc.blk.0.ffn_norm.weight", (512,)), ("output.weight", (500, 99))]
-    assert compact(mixed(asked)) == [
+    requested = [("token_embd.weight", (512, 99)), *((f"blk.{il}.attn_k.weight", (512, 64)) for il in (0, 1, 2, 5))]
+    requested += [("enc.blk.0.ffn_norm.weight", (512,)), ("output.weight", (500, 99))]
+    assert compact(mixed(requested)) == [
         ["token_embd.weight", [512, 99], "Q4_K"],
         ["blk.{}.attn_k.weight", [512, 64], "Q4_K", "0-2,5"],
         ["enc.blk.{}.ffn_norm.weight", [512], "F32", "0"],
@@ -122,5 +122,5 @@ def test_a_header_has_equal_tensors_of_several_blocks_once():
 
 
 def test_half_of_the_finer_tensors_have_more_bits_and_short_rows_smaller_blocks():
-    asked = [(f"blk.{il}.attn_v.weight", (320, 64)) for il in range(2)]
-    assert [type_ for _, _, type_ in mixed(asked)] == ["Q5_0", "Q8_0"]
+    requested = [(f"blk.{il}.attn_v.weight", (320, 64)) for il in range(2)]
+    assert [type_ for _, _, type_ in mixed(requested)] == ["Q5_0", "Q8_0"]

@@ -9,9 +9,9 @@ import pytest
 
 from bench.truth.__main__ import main
 from bench.truth.architectures import architectures_in
-from bench.truth.asked import asked_tensors, built_library
 from bench.truth.changes import changes
 from bench.truth.measure import Bench
+from bench.truth.model_header import built_library, requested_tensors
 from bench.truth.table import Figures, Start, read_all, recorded
 from bench.truth.tool import built_tool, engine_source
 from bench.vram_truth import header
@@ -87,10 +87,10 @@ def test_the_command_prints_a_row(bench: Bench, capfd: pytest.CaptureFixture[str
 def test_a_header_is_made_from_metadata_alone(shape: str, optional: str, tmp_path: Path, bench: Bench):
     known = header(shape, "Q4_K_M")
     metadata = {key: list(value) if isinstance(value, tuple) else value for key, value in known.metadata.items()}
-    asked = asked_tensors(metadata, optional, built_library(None, tmp_path))
-    assert sorted(asked) == sorted((tensor.name, tensor.shape) for tensor in known.tensors)
+    requested = requested_tensors(metadata, optional, built_library(None, tmp_path))
+    assert sorted(requested) == sorted((tensor.name, tensor.shape) for tensor in known.tensors)
 
 
 def test_a_key_that_is_missing_is_named(tmp_path: Path, bench: Bench):
     with pytest.raises(CannotContinue, match=r"gpt2\.context_length"):
-        asked_tensors({"general.architecture": "gpt2"}, "", built_library(None, tmp_path))
+        requested_tensors({"general.architecture": "gpt2"}, "", built_library(None, tmp_path))

@@ -63,6 +63,7 @@ def test_what_has_no_effect_is_noted_and_what_has_an_unknown_one_is_unmeasured()
         (["-ot", "exps=RAM"], "does not take 'exps=RAM'"),
         (["-ot", "a=b=CPU"], "does not take"),
         (["-ot", "(=CPU"], "does not take"),
+        (["--n-cpu-ffn", "-5"], "does not take"),
         (["-nkvo=1"], "not an option"),
         (["--no-kv-offload=1"], "takes no value"),
         (["-hf", "user/repo"], "names a model"),

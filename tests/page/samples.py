@@ -54,6 +54,7 @@ def busy_status() -> dict[str, Any]:
     replica = a_server(id="2", device="vulkan:1", gpus=[1], pid=None, full_ctx_size=65536, pinned=True)
     loading = a_server(CODER, id="3", state="starting", gpus=[0, 1], device="cuda:0,1", progress=0.643, slots=16)
     lost = a_server("lost", id="4", state="draining", gpus=[], device="cpu", slots=12, problem="has not responded")
+    lost |= {"load": {"size_bytes": 9 * GIB, "bytes_per_second": 3 * GIB}, "prompt_cache_bytes": GIB}
     gpu = a_gpu(
         0,
         a_segment("model", 11.2, "qwen3-14b"),

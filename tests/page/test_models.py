@@ -57,6 +57,15 @@ def test_memory_is_measured_with_its_estimate_or_said_to_be_an_estimate():
     ]
 
 
+def test_beside_the_memory_is_its_prompt_cache_and_how_fast_a_large_model_was_loaded():
+    gib = 1 << 30
+    load = {"size_bytes": 9 * gib, "bytes_per_second": 3 * gib}
+    cached, small = a_server("a", load=load, prompt_cache_bytes=gib), a_server("b", load=load | {"size_bytes": gib - 1})
+    shown = rows(cached, small, models=[])
+    notes = ["estimate · prompt cache 1.0 GiB · loaded at 3.0 GiB/s", "estimate"]
+    assert [row["memory_note"] for row in shown.values()] == notes
+
+
 def test_only_an_idle_server_counts_down():
     busy, pinned = a_server("b", requests=1, unloads_in_seconds=None), a_server("c", pinned=True)
     shown = rows(a_server("a"), busy, pinned, models=[])

@@ -43,8 +43,9 @@ class TensorAllocator:
 
     def _append(self, size: int) -> Allocation:
         offset = self._end
-        self._end += size
-        self.peak = max(self.peak, self._end)
+        self._end = end = offset + size
+        if end > self.peak:
+            self.peak = end
         return offset, size
 
     def free(self, *allocations: Allocation) -> None:

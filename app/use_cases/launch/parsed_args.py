@@ -130,7 +130,7 @@ def _load_mode(value: str) -> dict[str, Any]:
 
 def _dense_in_ram(value: str) -> dict[str, Any]:
     """The patterns that common/arg.cpp generates for --n-cpu-ffn."""
-    return {"overrides": tuple((rf"blk\.{il}\.ffn_(up|down|gate)\.", "CPU") for il in range(min(int(value), 512)))}
+    return {"overrides": tuple((rf"blk\.{il}\.ffn_(up|down|gate)\.", "CPU") for il in range(min(_natural(value), 512)))}
 
 
 _VALUES: Mapping[str, _Reading] = {

@@ -8,6 +8,7 @@ MIB, GIB = 1024**2, 1024**3
 _TOKENS = (("M", 1 << 20), ("k", 1 << 10))
 _COUNTS = (("G", 10**9), ("M", 10**6), ("k", 10**3))
 SAID_IN_GIB = 0.95 * GIB  # smaller sizes are said in MiB
+SHOWN_LOAD_BYTES = GIB  # how fast a smaller model was loaded is not shown
 
 
 def gib_text(size: int) -> str:

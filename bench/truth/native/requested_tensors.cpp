@@ -1,6 +1,6 @@
-// Prints the tensors that llama.cpp's loader asks a model file for: one line each, its name, dimensions and how it asks.
+// Prints the tensors that llama.cpp's loader requests from a model file: a line each, with its name and dimensions.
 //
-// Stands in front of the engine's own loader (symbols of this library are found first), so that a file with metadata
+// Replaces functions of the engine's loader (symbols of this library are found first), so that a file with metadata
 // alone will do. b11549: llama-model-loader.h.
 #include "llama-model-loader.h"
 #include "llama.h"

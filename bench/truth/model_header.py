@@ -1,10 +1,10 @@
-"""Makes the header of a model of which the metadata is known, with the tensors that the engine asks its file for.
+"""Makes a model's header from its metadata: the tensors are those that the engine requests from the file.
 
-    python -m bench.truth.asked METADATA.json [--optional 'output|bias'] [--sdist FILE]
+    python -m bench.truth.model_header METADATA.json [--optional 'output|bias'] [--sdist FILE]
 
 METADATA.json has the file's keys, "general.architecture" and "ARCHITECTURE.vocab_size" among them. Prints metadata,
-vocabulary and tensors for bench/data/vram/headers.json, with types as a Q4_K_M file has them. What the engine asks for
-without requiring it is left out unless --optional, a regular expression, finds it in the name.
+vocabulary and tensors for bench/data/vram/headers.json, with types as a Q4_K_M file has them. Tensors that the engine
+does not require are left out unless --optional, a regular expression, matches their names.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tests.helpers.gguf_bytes import a_header
 from workers.engine_builds.logged_command import run_logged
 from workers.engine_builds.stopping import CannotContinue, Deadline
 
-Asked = tuple[str, tuple[int, ...]]  # name and dimensions
+Requested = tuple[str, tuple[int, ...]]  # name and dimensions
 Typed = tuple[str, tuple[int, ...], str]
 
-_SOURCE = Path(__file__).with_name("native") / "asked_tensors.cpp"
+_SOURCE = Path(__file__).with_name("native") / "requested_tensors.cpp"
 _CHILD = Path(__file__).with_name("child.py")
 _SECONDS = 300.0
 _WITHOUT_VOCABULARY = {"tokenizer.ggml.model": "none"}  # "ARCHITECTURE.vocab_size" is then its size
@@ -43,19 +43,19 @@ _SMALLER = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}  # whose rows may be shorter
 
 
 def built_library(sdist: Path | None, work: Path = WORK) -> Path:
-    """A library that stands in front of the engine's loader. Raises CannotContinue."""
-    library, source = work.absolute() / "asked_tensors.so", engine_source(sdist, work).folder
+    """A library whose loader takes precedence over the engine's. Raises CannotContinue."""
+    library, source = work.absolute() / "requested_tensors.so", engine_source(sdist, work).folder
     included = [f"-I{source / each}" for each in ("src", "include", "ggml/include", "common")]
     strings = f"-D_GLIBCXX_USE_CXX11_ABI={int(has_newer_strings())}"
     linked = [str(engine_library()), "-Wl,--allow-shlib-undefined", f"-Wl,-rpath,{engine_library().parent}"]
     command = ["c++", "-std=c++17", "-w", "-fPIC", "-shared", strings, *included, str(_SOURCE), *linked]
-    log, deadline = work.absolute() / "asked_tensors.log", Deadline(_SECONDS)
+    log, deadline = work.absolute() / "requested_tensors.log", Deadline(_SECONDS)
     run_logged([*command, "-o", str(library)], os.environ, log, deadline, "the loader has changed")
     return library
 
 
-def asked_tensors(metadata: Mapping[str, Any], optional: str, library: Path) -> list[Asked]:
-    """Raises CannotContinue, with what the engine says: a key that is missing."""
+def requested_tensors(metadata: Mapping[str, Any], optional: str, library: Path) -> list[Requested]:
+    """Raises CannotContinue with the engine's message, for example about a missing key."""
     with tempfile.NamedTemporaryFile(suffix=".gguf") as file:
         file.write(a_header({**metadata, **_WITHOUT_VOCABULARY}, ()))
         file.flush()
@@ -68,7 +68,7 @@ def asked_tensors(metadata: Mapping[str, Any], optional: str, library: Path) -> 
     return list(dict.fromkeys((name, tuple(map(int, dimensions))) for name, *dimensions in found))
 
 
-def mixed(tensors: Sequence[Asked]) -> Iterator[Typed]:
+def mixed(tensors: Sequence[Requested]) -> Iterator[Typed]:
     """With types as in a Q4_K_M file: every second of the finer ones is Q6_K."""
     finer, is_tied = 0, all(name != "output.weight" for name, _ in tensors)
     for name, dimensions in tensors:
@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     metadata = json.loads(options.metadata.read_text())
     try:
-        tensors = asked_tensors(metadata, options.optional, built_library(options.sdist))
+        tensors = requested_tensors(metadata, options.optional, built_library(options.sdist))
     except CannotContinue as error:
         sys.exit(str(error))
     vocabulary = metadata[f"{metadata['general.architecture']}.vocab_size"]
