@@ -22,6 +22,10 @@ SYSTEM_FIELDS = {
 }
 _SYSTEM_ROLES = ("system", "developer")
 _SPACE = re.compile(r"[ \t\n\r]*+")
+_EMPTY_LIST = re.compile(r"\[[ \t\n\r]*+\]")
+# An empty list is no list for llama-server, which computes on with what was cached under other scales (b11549,
+# server-context.cpp, launch_slot_with_task).
+_NO_ADAPTERS = '[{"id":0,"scale":0}]'
 _DECODER = json.JSONDecoder(parse_int=float)  # a float accepts numbers of any length
 
 
@@ -43,11 +47,23 @@ def _rewritten(text: str, rules: RequestRules, path: str) -> str:
         rules = _renamed(rules, name)
     elif (messages := fields.get("messages", "")).startswith("["):
         fields["messages"] = _with_system_prompt(messages, rules)
-    return _changed(fields, _without(rules, SYSTEM_PROMPT))
+    _change(fields, _without(rules, SYSTEM_PROMPT))
+    if "lora" in rules.default and _EMPTY_LIST.fullmatch(fields["lora"]):
+        fields["lora"] = _NO_ADAPTERS
+    return _object(fields)
 
 
 def _changed(fields: dict[str, str], rules: RequestRules) -> str:
     """The object with these fields, after the rules. Changes `fields`."""
+    _change(fields, rules)
+    return _object(fields)
+
+
+def _object(fields: Mapping[str, str]) -> str:
+    return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in fields.items()) + "}"
+
+
+def _change(fields: dict[str, str], rules: RequestRules) -> None:
     for name in rules.strip:
         fields.pop(name, None)
     for name, value in rules.default.items():
@@ -60,7 +76,6 @@ def _changed(fields: dict[str, str], rules: RequestRules) -> str:
             fields[name] = _changed(_fields(fields[name]), RequestRules(set=value))
         else:
             fields[name] = json.dumps(value)
-    return "{" + ",".join(f"{json.dumps(name)}:{value}" for name, value in fields.items()) + "}"
 
 
 def _fields(text: str) -> dict[str, str]:

@@ -50,6 +50,13 @@ def test_a_map_replaces_what_is_no_object_and_a_default_does_not():
     assert after('{"a": [1]}', default={"a": {"x": 1}}) == {"a": [1]}
 
 
+def test_an_empty_list_of_adapters_is_none_of_them():
+    default, none = {"lora": [{"id": 0, "scale": 1.0}]}, {"lora": [{"id": 0, "scale": 0}]}
+    assert after('{"lora": [ ]}', default=default) == after("{}", default=default, set={"lora": []}) == none
+    assert after('{"lora": null}', default=default) == default
+    assert after('{"lora": []}', default={"x": 1}) == {"lora": [], "x": 1}
+
+
 def test_what_no_rule_mentions_keeps_its_bytes():
     kept = b'{ "\\u00e9" : 1.10e+2,"s":"\\u0041\\/\xc3\xa9","n":123456789012345678901234567890 , "o":{"b" :1, "a":2.0}}'
     for part in (b"1.10e+2", b'"\\u0041\\/\xc3\xa9"', b"123456789012345678901234567890", b'{"b" :1, "a":2.0}'):

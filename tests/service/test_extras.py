@@ -36,9 +36,10 @@ def text_of(service: Service, model: str, **fields: object) -> str:
 
 
 def test_a_request_chooses_the_scale_of_an_adapter(service: Service):
-    """Of llama-server alone the third answer is computed with what the second has cached under its adapter."""
+    """Of llama-server alone the later answers are computed with what the second has cached under its adapter."""
     without = text_of(service, "adapted", temperature=0)
     assert text_of(service, "adapted", temperature=0, lora=[{"id": 0, "scale": 1.0}]) != without
+    assert text_of(service, "adapted", temperature=0, lora=[]) == without, "an empty list names no scales, either"
     assert text_of(service, "adapted", temperature=0) == without, "another request is as before"
     args = service.get("/v1/models/adapted").json()["status"]["args"]
     assert args[args.index("--lora-scaled") + 1].endswith("loud.gguf:0")
