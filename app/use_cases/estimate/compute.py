@@ -7,7 +7,7 @@ the pipeline has stages.
 
 from __future__ import annotations
 
-from app.entities.launch import ModelOptions, Task
+from app.entities.launch import ModelOptions
 from app.use_cases.estimate.attention_bias import biased_bytes, has_attention_bias
 from app.use_cases.estimate.attention_on_cpu import attends_on_cpu, without_attention_bytes
 from app.use_cases.estimate.expert_copies import (
@@ -15,18 +15,14 @@ from app.use_cases.estimate.expert_copies import (
     one_copied_expert_bytes,
     uncounted_expert_bytes,
 )
-from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work, dense, experts
+from app.use_cases.estimate.graph_rules import Work, dense, experts
 from app.use_cases.estimate.kv_cache import CacheCells, cache_cells
 from app.use_cases.estimate.looped_layers import looped_bytes
 from app.use_cases.estimate.op_offload import (
-    experts_all_in_ram,
-    loses_flash_attention,
     only_copies,
     op_offload_bytes,
-    with_cache_in_ram,
 )
 from app.use_cases.estimate.peaks import (
-    attention_bytes,
     graph_work,
     logits_bytes,
     mask_bytes,
@@ -35,9 +31,10 @@ from app.use_cases.estimate.peaks import (
     peak_bytes,
     uses_flash_attention,
 )
-from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes, shared_cache_bytes
+from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes
 from app.use_cases.estimate.replayed_layers import is_replayed, replayed_bytes
-from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
+from app.use_cases.estimate.sequential import sequential_bytes
+from app.use_cases.estimate.tensor_overrides import moved_tensors
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -99,29 +96,7 @@ def _device_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range],
         return without_attention_bytes(shape, options, w, cells, used, copies)
     if copies:
         return [_pipelined_bytes(shape, options, w, cells, flash, used, index) for index in range(len(used))]
-    is_encoder = shape.graph.architecture in arch.ATTENDS_TO_BATCH
-    first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
-    is_copying = is_encoder and options.devices > 0 and not any(ranges) and options.flash_attn != "off"
-    flash = flash or is_copying  # else attention is computed on the CPU
-    flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
-    moved = moved_tensors(shape, options, ranges)
-    totals = []
-    copies_first = only_copies(shape, options, ranges)
-    for index, layers in enumerate(used, start=int(copies_first)):
-        if index and layers.start >= shape.hparams.n_layer:
-            totals.append(output_alone_bytes(shape, options, w))
-            continue
-        peak = _sequential_peak(shape, options, w, cells, flash, layers, moved, index)
-        totals.append(peak + mask_bytes(shape, options, w, cells, flash, layers))
-    if copies_first:
-        return totals
-    first_mask = mask_bytes(shape, options, w, cells, flash, range(used[0].stop))
-    if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
-        logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in
-        totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
-    if options.devices:
-        totals[0] = max(totals[0], op_offload_bytes(shape, options, w, cells, first_gpu_layer, moved) + first_mask)
-    return totals
+    return sequential_bytes(shape, options, w, cells, flash, ranges, used)
 
 
 def _pipelined_bytes(
@@ -138,28 +113,6 @@ def _pipelined_bytes(
     return peak + masks + inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
 
 
-def _sequential_peak(
-    shape: ModelShape,
-    options: ModelOptions,
-    w: Work,
-    cells: CacheCells,
-    flash: bool,
-    layers: range,
-    moved: MovedTensors,
-    index: int,
-) -> int:
-    """Peak bytes on device `index` of those in use, without pipelining and masks."""
-    if index > 0 and experts_all_in_ram(shape, options, moved, layers):  # they are computed on the first device
-        peak = max(_without_experts(shape, w), attention_bytes(shape, options, w, cells, flash, layers))
-    else:
-        peak = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=layers.start == 0)
-    if not options.kv_offload and options.devices:
-        peak = with_cache_in_ram(shape, options, w, cells, peak, has_inputs=layers.start == 0)
-    elif layers.start > 0:
-        peak += shared_cache_bytes(shape, options, cells, layers)
-    return peak - (2 * w.e if index else 0)  # the two embedding inputs are on the first device only
-
-
 def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
     """One embedding of all tokens, and the requested logits (with GPUs these are in pinned RAM)."""
     w = graph_work(shape, options, cache_cells(shape, options))
@@ -167,14 +120,8 @@ def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
     return w.e + 4 * (shape.graph.vocab if has_logits else shape.graph.embd) * min(w.tokens, output_tokens(options, w))
 
 
-def _without_experts(shape: ModelShape, w: Work) -> int:
-    """Layers whose experts are computed on another device."""
-    other = OTHER_GRAPHS.get(shape.graph.architecture) if not shape.graph.deepstack else None  # of its experts
-    return max(2 * w.q + (3 if shape.graph.shared_ff else 2) * w.e + 2 * w.e, other(w) if other else 0)
-
-
 def uncertain_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
-    """What the first device may need in addition, depending on gaps that cannot be foreseen."""
+    """Bytes that the first device may need in addition, depending on gaps that the formulas do not know."""
     if not options.devices or not (options.n_cpu_moe or options.overrides):
         return 0
     cells = cache_cells(shape, options)

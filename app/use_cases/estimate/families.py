@@ -1,7 +1,7 @@
-"""Families: how well the estimate of an architecture agreed with llama.cpp's own figures, by kind of start.
+"""Families: how well an architecture's estimates agreed with llama.cpp's own figures, by kind of start.
 
-The figures are in margin_table.py, written by `python -m bench.margins` from all measured rows. What was never measured
-under a kind of start has low confidence there.
+The figures are in margin_table.py, written by `python -m bench.margins` from all measured rows. An architecture that
+was never measured under a kind of start has low confidence there.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class Agreement:
     """The result of comparing a family's estimates with the rows of a kind."""
 
     rows: int  # one per device
-    error: float  # of the row that is most off, as a share of the total
+    error: float  # of the worst row, as a share of the total
     total_share: float  # to be booked on top: of the total ...
     compute_share: float  # ... and of the compute buffer
     settings: MeasuredSettings = MeasuredSettings()
 
     @property
     def is_exact(self) -> bool:
-        """Whether so many agreed that others with settings between theirs do, too."""
+        """Whether enough rows agreed to expect the same of other starts with settings between theirs."""
         return self.rows >= EXACT_ROWS and self.settings.ubatches >= EXACT_UBATCHES and self.error <= EXACT_ERROR
 
 
-# Booked at least: alignment, and the gaps ggml-alloc uses for what is copied in, differ from model to model.
+# Booked at least: alignment, and the gaps that copies from RAM fit into, differ from model to model.
 USUAL_SHARES: Mapping[StartKind, float] = {
     StartKind.SEVERAL_GPUS: 0.01,
     StartKind.PARTIAL: 0.02,
@@ -89,7 +89,7 @@ MEASURED_CACHES = frozenset({("f16", "f16"), ("q8_0", "q8_0"), ("q4_0", "q4_0")}
 
 
 def kinds(options: ModelOptions, n_layer_all: int) -> tuple[StartKind, ...]:
-    """The kinds a start belongs to, the one that describes it best last; none on the CPU."""
+    """The kinds that a start belongs to, the most specific last; none on the CPU."""
     if not options.devices:
         return ()
     if options.task is not Task.COMPLETION:
@@ -134,7 +134,7 @@ def is_exact(architecture: str, of: tuple[StartKind, ...], ubatch_tokens: int, s
 
 
 def agreement(architecture: str, of: tuple[StartKind, ...], has_companions: bool = False) -> Agreement | None:
-    """How the measured rows of the kind that describes the start best agreed; None without any."""
+    """Of the measured rows of the most specific kind; None without any."""
     if not of:
         return None
     return _MEASURED.get(WITH_COMPANIONS if has_companions else architecture, {}).get(of[-1])

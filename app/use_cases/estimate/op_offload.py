@@ -1,7 +1,8 @@
-"""Op offload: weights and caches kept in RAM but computed on a GPU are copied in as needed.
+"""Op offload: formulas for weights and caches that stay in RAM and are copied to a GPU to compute with them.
 
 llama.cpp does so for every batch of at least 32 tokens (op_offload; ggml-backend.cpp, ggml_backend_sched_split_graph).
-The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram).
+The rules are fitted to its own accounting (b11434, no_alloc: bench/data/vram), for starts that are not replayed
+(replayed_layers.py).
 """
 
 from __future__ import annotations
