@@ -34,8 +34,6 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "jamba": f"{_CROSSING}: after an attention layer, Mamba's projection is counted but not copied",
         "lfm2": f"{_LAST_LAYER}; with a quantized KV cache 3 E are missing ({UNKNOWN})",
         "nemotron_h": f"{_CROSSING}: a Mamba-2 layer's projection is also copied to a feed-forward layer",
-        "stablelm": "likely: a quantized V cache requires flash attention, CUDA lacks it for heads of 160, so it is "
-        "computed on the CPU, and the copies there and back are not counted",
     },
     "partial offload": {
         **dict.fromkeys(("gemma2", "gemma3", "lfm2", "qwen2"), _GAPS),
