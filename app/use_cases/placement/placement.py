@@ -48,7 +48,9 @@ def _decide_plain(request: PlacementRequest, world: World) -> Decision:
     waits, until the world lists their memory as taken.
     """
     context = choose_context(request, world)
-    chosen = replace(request, options=replace(request.options, ctx_size=context.ctx_size))
+    chosen = request
+    if context.ctx_size != request.options.ctx_size:
+        chosen = replace(request, options=replace(request.options, ctx_size=context.ctx_size))
     found = _decide(EstimateCache(chosen), world)
     if found.outcome is not Outcome.PLACE and found.cause is not WaitCause.RELEASING:
         found = _without_caches(EstimateCache(chosen), world, found) or found
