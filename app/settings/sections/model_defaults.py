@@ -153,7 +153,7 @@ class ModelDefaults(Section):
 
     @property
     def _overrides(self) -> tuple[tuple[str, str], ...]:
-        pairs = (override.rpartition("=") for override in self.tensor_overrides)
+        pairs = (override.partition("=") for override in self.tensor_overrides)
         return tuple((pattern, buffer) for pattern, _, buffer in pairs)
 
     def over_args(self, args: Sequence[str]) -> tuple[str, ...]:
