@@ -82,7 +82,7 @@ class ModelShape:
     graph: GraphShape
 
     def __hash__(self) -> int:
-        """Of enough to tell models apart: the metadata cannot be hashed, and the rest would take as long as using it."""
+        """Of enough to tell models apart: the metadata cannot be hashed, and hashing the rest takes long."""
         return hash((self.layers, self.output_bytes))
 
 
