@@ -30,6 +30,6 @@ def test_an_engine_of_another_version_starts_as_modelled(tmp_path: Path, version
     )
     engine = replace(an_engine(), version=version)
     history, headers = History(tmp_path / "history"), ModelHeaders(model_shape)
-    needs = EstimateSource(history, lambda: engine, headers, lambda: GpuSnapshot(GpuState.OK, 0.0))
+    needs = EstimateSource(history, lambda own: engine, headers, lambda: GpuSnapshot(GpuState.OK, 0.0))
     request = needs.request_by_headers(a_model(), shape, NO_COMPANIONS)
     assert request.estimate(options, ("GPU-a",)).confidence is confidence

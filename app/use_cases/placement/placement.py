@@ -34,6 +34,7 @@ from app.use_cases.placement.world import World
 
 def decide(request: PlacementRequest, world: World) -> Decision:
     """Where the model is placed, and whether it drafts tokens there, where that is optional (speculation.py)."""
+    world = world.seen_by(request.engine)
     return with_optional_speculation(request, lambda each: _decide_plain(each, world))
 
 
