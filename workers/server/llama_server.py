@@ -51,6 +51,7 @@ class LlamaServer:
         self._cache: KeptCache | None = None
         self._file = FileFacts()  # of the model, before the load
         self._process: ServerProcess | None = None  # of the last attempt
+        self._not_drafting: tuple[str, str] | None = None  # as in Launcher, if this attempt is without drafting
         self._thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
 
     # --- for any thread ---------------------------------------------------------------------------
@@ -160,18 +161,25 @@ class LlamaServer:
     def _spawn(self, engine: EngineFacts) -> ServerProcess:
         port = free_port() if engine.identity in self._launcher.need_fixed_ports else ANY_PORT
         about = self._launcher, engine, self._server
-        return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port, self._file)
+        return ServerProcess(*about, self._blame_drafting, self._orders, self._cache, self.api_key, port, self._file)
 
     def _stop_drafting(self, engine: str) -> bool:
         """Without what the placement added, more is booked than is needed. False: it added nothing."""
         if not self._server.placement.speculation:
             return False
-        log.warning("server=%d did not start with --spec-type; retrying without", self._server.id)
+        log.warning("server=%d did not start; trying it without --spec-type", self._server.id)
         model, placement = self._server.model, replace(self._server.placement, speculation="")
-        self._launcher.not_drafting.add((model.path, engine))
+        self._not_drafting = model.path, engine
         launch = replace(model.launch, options=replace(model.launch.options, speculation="none"))
         self._server = replace(self._server, model=replace(model, launch=launch), placement=placement)
         return True
+
+    def _blame_drafting(self, event: ev.Event) -> None:
+        """Post the event. Where the start without drafting succeeds, drafting was why the one before had failed."""
+        if self._not_drafting is not None and isinstance(event, ev.Ready):
+            self._launcher.not_drafting.add(self._not_drafting)
+            log.warning("server=%d starts without --spec-type: the model drafts no more", self._server.id)
+        self._post(event)
 
     def _prepare_retry(self, errors: str, engine: str) -> bool:
         """Whether another attempt may succeed, by the error lines of the last one. `engine`: its identity."""
