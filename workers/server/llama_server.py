@@ -127,6 +127,8 @@ class LlamaServer:
         except OSError as error:
             return True, str(error), None
         model = self._launcher.as_started(self._server.model)
+        for remark in self._launcher.remarks(model):
+            log.warning("server=%d model=%s %s", self._server.id, model.name, remark)
         self._server = replace(self._server, model=self._as_loaded(model, engine))
         self._cache = self._launcher.caches.prepare(self._server, engine, self._orders.wake)
         for attempt in range(1, MAX_ATTEMPTS + 1):
