@@ -49,7 +49,8 @@ def test_a_start_that_drafting_breaks_is_repeated_without_it(tmp_path: Path):
     demo = write_demo_model(tmp_path)
     model = replace(a_model(), path=str(demo), size_bytes=demo.stat().st_size, launch=a_launch(ctx_size=512))
     server = a_server(model, 1)
-    server = replace(server, placement=replace(server.placement, ctx_size=512, speculation=DRAFTS_ITSELF))
+    placement = replace(server.placement, ctx_size=512, speculation=DRAFTS_ITSELF, draft_head=str(demo))
+    server = replace(server, placement=placement)
     starts.unlink()
     for number in (1, 2):
         happened, ready = [], threading.Event()
@@ -65,4 +66,5 @@ def test_a_start_that_drafting_breaks_is_repeated_without_it(tmp_path: Path):
         assert any(isinstance(event, ev.Ready) for event in happened), happened
     drafting = ["--spec-type" in line for line in starts.read_text().splitlines()]
     assert drafting == [True, False, False], "the second load does not try it again"
+    assert drafting == [f"--model-draft {demo}" in line for line in starts.read_text().splitlines()]
     files.records.end()
