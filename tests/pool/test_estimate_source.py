@@ -38,7 +38,7 @@ def test_an_engine_of_another_version_starts_as_modelled(tmp_path: Path, version
     )
     engine = replace(an_engine(), version=version)
     history, headers = History(tmp_path / "history"), ModelHeaders(model_shape)
-    needs = EstimateSource(history, lambda: engine, headers, lambda: GpuSnapshot(GpuState.OK, 0.0))
+    needs = EstimateSource(history, lambda own: engine, headers, lambda: GpuSnapshot(GpuState.OK, 0.0))
     request = needs.request_by_headers(a_model(), shape, NO_COMPANIONS)
     assert request.estimate(options, ("GPU-a",)).confidence is confidence
 
@@ -51,8 +51,8 @@ def test_a_head_beside_the_model_counts_only_with_its_type(tmp_path: Path):
 
     def requested(model: Model, *flags: str) -> PlacementRequest:
         engine = replace(an_engine(), flags=an_engine().flags | {*flags})
-        headers = ModelHeaders(model_shape)
-        needs = EstimateSource(History(tmp_path / "h"), lambda: engine, headers, lambda: GpuSnapshot(GpuState.OK, 0.0))
+        history, headers = History(tmp_path / "h"), ModelHeaders(model_shape)
+        needs = EstimateSource(history, lambda own: engine, headers, lambda: GpuSnapshot(GpuState.OK, 0.0))
         return needs.placement_request(model)
 
     known = f"--spec-type {EAGLE3}"

@@ -21,6 +21,7 @@ from workers.catalog.demo_model import write_demo_model
 from workers.catalog.model_headers import ModelHeaders
 from workers.engine import embedded_engine
 from workers.engine.current_engine import CurrentEngine
+from workers.engine.engines import Engines
 from workers.pool.estimate_source import EstimateSource
 from workers.state_files import StateFiles
 from workers.telemetry.store import StateStore
@@ -44,8 +45,8 @@ def test_a_start_that_drafting_breaks_is_repeated_without_it(tmp_path: Path):
     assert engine.facts is not None and f"--spec-type {DRAFTS_ITSELF}" in engine.facts.flags, engine.problem
     files = StateFiles(tmp_path / "state", settings)
     files.records.begin()
-    needs = EstimateSource(files.history, engine.refresh, ModelHeaders(model_shape), lambda: NOT_READ)
-    spawn = build_spawn(settings, engine, files, needs, StateStore(PoolState()))
+    needs = EstimateSource(files.history, lambda own: engine.refresh(), ModelHeaders(model_shape), lambda: NOT_READ)
+    spawn = build_spawn(settings, Engines(engine, lambda own, report: engine), files, needs, StateStore(PoolState()))
     demo = write_demo_model(tmp_path)
     model = replace(a_model(), path=str(demo), size_bytes=demo.stat().st_size, launch=a_launch(ctx_size=512))
     server = a_server(model, 1)

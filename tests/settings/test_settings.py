@@ -694,10 +694,13 @@ def test_an_error_names_its_key_in_speculative(tmp_path, speculative, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("exps", "write PATTERN=CPU, one for each item and without commas, such as ffn_.*_exps=CPU; not 'exps'"),
-        (
-            "a=CPU,b=CPU",
-            "write PATTERN=CPU, one for each item and without commas, such as ffn_.*_exps=CPU; not 'a=CPU,b=CPU'",
+        *(
+            (
+                override,
+                "write PATTERN=CPU, one for each item, with no comma or other =, such as ffn_.*_exps=CPU; "
+                f"not {override!r}",
+            )
+            for override in ("exps", "a=CPU,b=CPU", "blk(?=s)=CPU")
         ),
         ("exps=CUDA0", "'CUDA0': only CPU; on which GPU a tensor is, is the proxy's choice"),
         ("(=CPU", "'(' is not a regular expression: missing ), unterminated subpattern at position 0"),

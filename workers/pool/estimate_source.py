@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from app.entities.gpu import GpuSnapshot
-from app.entities.launch import DRAFTS_ITSELF, EngineFacts, ModelOptions
+from app.entities.launch import DRAFTS_ITSELF, EngineFacts, ModelOptions, OwnEngine
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.errors import InvalidModelFile
@@ -32,6 +32,7 @@ from workers.measurement.history import History
 from workers.measurement.model_history import NO_HISTORY, start_of
 
 _TYPE = "--spec-type "  # and a type, among the flags of an engine
+_Setting = tuple[str, OwnEngine | None, bool]
 
 
 class EstimateSource:
@@ -40,20 +41,20 @@ class EstimateSource:
     def __init__(
         self,
         history: History,
-        engine: Callable[[], EngineFacts | None],
+        engine: Callable[[OwnEngine | None], EngineFacts | None],
         shapes: ModelHeaders[ModelShape],
         gpus: Callable[[], GpuSnapshot],
     ) -> None:
-        """`engine` returns the engine as it is now, None without one that works; it may take seconds. `gpus`: the last
-        snapshot."""
+        """`engine` returns a model's engine as it is now, None without one that works; it may take seconds. `gpus`: the
+        last snapshot."""
         self._gpus = gpus
         self._history = history
         self._engine = engine
         self._shapes = shapes
         self._companions = CompanionFiles()
-        # By path and whether Vulkan is used, with what they were found for; any thread may replace an entry, at worst
-        # one is found twice.
-        self._contexts: dict[tuple[str, bool], tuple[ModelShape, Companions, FoundContexts]] = {}
+        # By path, engine and whether Vulkan is used, with what they were found for; any thread may replace an entry, at
+        # worst one is found twice.
+        self._contexts: dict[_Setting, tuple[ModelShape, Companions, FoundContexts]] = {}
 
     def placement_request(self, model: Model) -> PlacementRequest:
         """What placing the model depends on. The result reads no file later, and its estimates never change.
@@ -65,10 +66,11 @@ class EstimateSource:
     def request_by_headers(self, model: Model, shape: ModelShape, companions: Companions) -> PlacementRequest:
         """The same for a model with the settings that it is started with, whose headers were read already: its files
         may be elsewhere."""
-        engine = self._engine()
+        own = model.launch.engine
+        engine = self._engine(own)
         if engine is not None and PROMPT_CACHE_OPTION not in engine.flags:
             model = replace(model, launch=without_prompt_cache(model.launch))
-        uses_vulkan = self._gpus().uses_vulkan
+        uses_vulkan = self._gpus().seen_by(own).uses_vulkan
         head = self._draft_head(model, shape, companions, engine)
         learned = self._history.of_model(model.path, engine.identity if engine else "")
 
@@ -96,9 +98,10 @@ class EstimateSource:
         return PlacementRequest(
             *(shape, model.launch.options, estimate, model.constraints),
             estimate_without_history=without_history,
+            engine=own,
             engine_drafts=engine is not None and f"{_TYPE}{DRAFTS_ITSELF}" in engine.flags,
             draft_head=head,
-            found_contexts=self._found_contexts((model.path, uses_vulkan), shape, companions),
+            found_contexts=self._found_contexts((model.path, own, uses_vulkan), shape, companions),
         )
 
     def _draft_head(
@@ -110,7 +113,7 @@ class EstimateSource:
         offered = {flag.removeprefix(_TYPE) for flag in engine.flags if flag.startswith(_TYPE)}
         return self._companions.head(model.draft_heads, shape, offered.__contains__)
 
-    def _found_contexts(self, key: tuple[str, bool], shape: ModelShape, companions: Companions) -> FoundContexts:
+    def _found_contexts(self, key: _Setting, shape: ModelShape, companions: Companions) -> FoundContexts:
         """Those found before for these files, unless they have changed."""
         known = self._contexts.get(key)
         if known is None or known[0] is not shape or known[1] != companions:

@@ -84,6 +84,10 @@ class ModelShape:
     empty_layers: int  # layers of the metadata that have no tensors
     graph: GraphShape
 
+    def __hash__(self) -> int:
+        """Of enough to tell models apart: the metadata cannot be hashed, and hashing the rest takes long."""
+        return hash((self.layers, self.output_bytes))
+
 
 def model_shape(header: GgufHeader) -> ModelShape:
     """The shape of the model with this header. Never raises: missing values count as 0."""

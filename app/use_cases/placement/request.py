@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import AUTO_PROMPT_CACHE, DRAFTS_ITSELF, ModelOptions, Task
+from app.entities.launch import AUTO_PROMPT_CACHE, DRAFTS_ITSELF, ModelOptions, OwnEngine, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import Placement, PlacementConstraints
 from app.use_cases.estimate.companions import has_measured_mtp
@@ -64,6 +64,7 @@ class PlacementRequest:
     # What contexts.py found by the estimate alone; the requests of one file share it.
     found_contexts: FoundContexts = field(default_factory=dict, compare=False, repr=False)
 
+    engine: OwnEngine | None = None  # of the model; None: the service's
     engine_drafts: bool = True  # with the model's own MTP layers: --spec-type draft-mtp
     draft_head: DraftHead | None = None  # estimated with options that have its --spec-type
 
