@@ -51,7 +51,8 @@ def test_a_start_that_drafting_breaks_is_repeated_without_it(tmp_path: Path):
     demo = write_demo_model(tmp_path)
     model = replace(a_model(), path=str(demo), size_bytes=demo.stat().st_size, launch=a_launch(ctx_size=512))
     server = a_server(model, 1)
-    server = replace(server, placement=replace(server.placement, ctx_size=512, speculation=DRAFTS_ITSELF))
+    placement = replace(server.placement, ctx_size=512, speculation=DRAFTS_ITSELF, draft_head=str(demo))
+    server = replace(server, placement=placement)
     starts.unlink()
     broken = tmp_path / "starts.broken"
     broken.touch()
@@ -71,4 +72,5 @@ def test_a_start_that_drafting_breaks_is_repeated_without_it(tmp_path: Path):
     drafting = ["--spec-type" in line for line in starts.read_text().splitlines()]
     assert drafting[:2] == [True, False], "the first load fails with and without, so that drafting is not to blame"
     assert drafting[2:] == [True, False, False], "the third load does not try it again"
+    assert drafting == [f"--model-draft {demo}" in line for line in starts.read_text().splitlines()]
     files.records.end()
