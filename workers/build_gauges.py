@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.clients.daily_tokens import DailyTokens
 from workers.downloads.downloader import Downloader
-from workers.engine.current_engine import CurrentEngine
+from workers.engine.engines import Engines
 from workers.folders import version
 from workers.request_bodies.held_body import RequestBodies
 from workers.telemetry.download_gauges import DownloadGauges
@@ -15,10 +15,10 @@ from workers.telemetry.store import StateStore
 
 
 def build_gauges(
-    store: StateStore, engine: CurrentEngine, tokens: DailyTokens, bodies: RequestBodies, downloads: Downloader
+    store: StateStore, engines: Engines, tokens: DailyTokens, bodies: RequestBodies, downloads: Downloader
 ) -> Gauges:
     gauges = Gauges(store, version())
-    gauges.add(ServiceGauges(store, engine))
+    gauges.add(ServiceGauges(store, engines.service, engines.states))
     gauges.add(KeyGauges(tokens.all))
     gauges.add(DownloadGauges(downloads))
     help_text = "Memory taken by request bodies, those that were announced and have not arrived included."

@@ -86,7 +86,7 @@ class Runtime:
         self._access_log = AccessLog(self._files.logs.access_lines)
         self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        self._gauges = build_gauges(self._store, engines.service, self._files.tokens, self._bodies, self._downloads)
+        self._gauges = build_gauges(self._store, engines, self._files.tokens, self._bodies, self._downloads)
         self._relay = build_relay(settings, self._store, self._has_ended)
         self._gpus = GpuWatch(settings, engines, self._store, lambda event: self._pool.post(event))
         self._read_ahead = ReadAhead(lambda: file_to_read_ahead(self._store.pool))

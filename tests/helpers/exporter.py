@@ -51,7 +51,7 @@ class _Exporter(Play):
         tokens = SimpleNamespace(all=lambda: {"alice": 30})
         bodies = SimpleNamespace(budget=SimpleNamespace(taken_bytes=0))
         downloads = SimpleNamespace(all=(), counts=DownloadCounts())
-        others = (engine, tokens, bodies, downloads)
+        others = (SimpleNamespace(service=engine, states=dict), tokens, bodies, downloads)
         self.gauges = build_gauges(self.store, *(cast(Any, each) for each in others))
         self.engines = EngineSeries(lambda: self.state.servers)
         self.gauges.add(self.engines)
