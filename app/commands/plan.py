@@ -99,6 +99,7 @@ def _request(
 ) -> PlacementRequest:
     """The question to the placement. Raises InvalidModelFile."""
     from app.commands.placement_request import request_by_file
+    from app.use_cases.estimate.tensor_overrides import gpu_of
     from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_devices
     from app.use_cases.model_shape.shape import model_shape
     from workers.gguf.header import read_header
@@ -111,6 +112,9 @@ def _request(
         options = with_typed_devices(options_for_task(query, header), query.constraints, typed, spelled)
     except ConflictingOptions as error:
         exit_wrong_use(str(error))
+    for pattern, buffer in options[0].overrides:
+        if gpu_of(buffer) is not None:
+            exit_wrong_use(f"--override-tensor {pattern}={buffer}: plan chooses the GPUs; write CPU, or use estimate")
     request = remembered_request(query, shape, options[0], companions, config)
     if request is None:
         request = request_by_file(shape, *options, companions)

@@ -100,6 +100,8 @@ def _place_notes(server: Mapping[str, Any]) -> Iterator[str]:
         yield server["device"]
     if server["pid"]:
         yield f"pid {server['pid']}"
+    if engine := server.get("engine"):
+        yield f"engine {engine}"
 
 
 def _dots(server: Mapping[str, Any]) -> tuple[bool, ...]:

@@ -112,8 +112,9 @@ function placeOf({ gpus, device }) {
   return device === "cpu" ? "CPU" : device || UNKNOWN;
 }
 
-function placeNotes({ device, pid }) {
-  return [...(/^(cuda|cpu)/.test(device) ? [] : [device]), ...(pid ? [`pid ${pid}`] : [])];
+function placeNotes({ device, pid, engine }) {
+  const own = engine ? [`engine ${engine}`] : [];
+  return [...(/^(cuda|cpu)/.test(device) ? [] : [device]), ...(pid ? [`pid ${pid}`] : []), ...own];
 }
 
 function dotsOf({ slots, slots_busy: busy }) {

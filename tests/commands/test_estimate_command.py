@@ -92,6 +92,7 @@ def test_fit_in_is_exit_1_if_nothing_fits(demo: str):
         (("--tensor-split", "nan,1"), "share"),
         (("--tensor-split", "1,1", "--devices", "1"), "2 shares"),
         (("--main-gpu", "3"), "--main-gpu"),
+        (("-ot", "exps=CUDA1"), "--override-tensor exps=CUDA1: there is 1 device, numbered from 0"),
     ],
 )
 def test_invalid_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):

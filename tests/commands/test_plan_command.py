@@ -262,7 +262,9 @@ def test_split_mode_none_with_several_devices_is_an_error(model: str):
     assert run_plan(model, "--split-mode", "none", "--devices", "2").exit_code == 2
 
 
-@pytest.mark.parametrize("args", [("-mg", "1"), ("-dev", "CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)])
+@pytest.mark.parametrize(
+    "args", [("-mg", "1"), ("-dev", "CUDA0"), ("-ot", "exps=CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)]
+)
 def test_what_plan_decides_or_cannot_read_is_exit_2(model: str, args: tuple[str, ...]):
     assert run_plan(model, *args).exit_code == 2
 

@@ -129,6 +129,7 @@ def some_services(
         engine_slots=SimpleNamespace(loads={}, view=lambda: None),
         engine=an_engine(),
         engine_problem="",
+        own_engines={},
         version="1",
         started_at=0.0,
         read_ram=lambda: memory(0.0),

@@ -35,6 +35,7 @@ def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
         version="1",
         sees_all=True,
         is_admin=True,
+        sees_paths=True,
         may_pull=True,
         uptime_seconds=now,
         now=now,

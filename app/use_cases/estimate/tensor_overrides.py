@@ -50,9 +50,15 @@ def _moved(
     return found
 
 
-def _device(buffer: str, count: int) -> int:
+def gpu_of(buffer: str) -> int | None:
+    """Which of a server's GPUs a buffer type is of, as 1 in CUDA1. None: of no GPU."""
     found = _GPU.fullmatch(buffer)
-    return int(found[1]) if found and int(found[1]) < count else RAM
+    return int(found[1]) if found else None
+
+
+def _device(buffer: str, count: int) -> int:
+    device = gpu_of(buffer)
+    return RAM if device is None or device >= count else device
 
 
 def _move(

@@ -74,7 +74,13 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         split_mode=launch.options.split_mode if placement.shares else "layer",
     )
     options = options if gpus else options.without_gpus
+    launch = with_draft_head(launch, placement.draft_head)
     return replace(launch, options=options, gpus=gpus, vulkan_numbers=placement.vulkan_numbers)
+
+
+def with_draft_head(launch: LaunchSettings, path: str) -> LaunchSettings:
+    """The settings, with a file that drafts tokens; "" for none."""
+    return replace(launch, args=(*launch.args, "--model-draft", path)) if path else launch
 
 
 def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:

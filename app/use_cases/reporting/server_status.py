@@ -8,18 +8,22 @@ from math import isfinite
 from app.entities.engine_load import IDLE, UNKNOWN, EngineLoad
 from app.entities.load import LoadReport
 from app.entities.server import Server, ServerState
+from app.use_cases.reporting.engines import own_engine_name
 from app.use_cases.reporting.report import server_problem
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pin_orders import is_pinned
 from app.use_cases.scheduling.pool_state import PoolState
 
 
-def servers_status(pool: PoolState, loads: Mapping[int, EngineLoad], now: float, at: float) -> list[dict[str, object]]:
+def servers_status(
+    pool: PoolState, loads: Mapping[int, EngineLoad], now: float, at: float, shows_paths: bool
+) -> list[dict[str, object]]:
     """The servers of `pool`, oldest first. `loads`: of those that are busy; `now`: monotonic seconds; `at`: the same
-    moment in Unix seconds."""
+    moment in Unix seconds; `shows_paths`: of models' own engines."""
     gpus = pool.gpus.as_of(now)
     return [
-        _server(server, loads.get(server.id, UNKNOWN), pool, now, at) | {"problem": server_problem(server, gpus, now)}
+        _server(server, loads.get(server.id, UNKNOWN), pool, now, at)
+        | {"engine": own_engine_name(server.model, shows_paths), "problem": server_problem(server, gpus, now)}
         for server in pool.servers
     ]
 

@@ -45,6 +45,7 @@ class StatusFacts:
     version: str
     sees_all: bool  # whether it may see every model: only then other processes are listed, hidden models among them
     is_admin: bool  # whether the viewer may load, unload, pin and read logs
+    sees_paths: bool  # of this machine
     may_pull: bool  # whether it may order downloads of some models
     uptime_seconds: float
     now: float  # monotonic seconds
@@ -66,7 +67,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "waiting": len(visible.waiting),
         **_gpus(facts),
         "ram": _ram(pool, facts.memory),
-        "servers": servers_status(visible, facts.loads, now, facts.at),
+        "servers": servers_status(visible, facts.loads, now, facts.at, facts.sees_paths),
         "queue": queue_report(visible, now),
         "downloads": download_list(facts.downloads),
         "may_pull": facts.may_pull,
