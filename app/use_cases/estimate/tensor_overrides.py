@@ -14,6 +14,7 @@ from app.entities.launch import ModelOptions
 from app.use_cases.model_shape.shape import BLOCK, ModelShape, gpu_bytes, is_expert, is_input
 
 RAM = -1
+_OF_A_LAYER = re.compile(r"blk\\\.\d+\\\.ffn_\(up\|down\|gate\)\\\.")  # parsed_args.py, _dense_in_ram
 _GPU = re.compile(r"[A-Za-z]+([0-9]{1,3})")
 
 
@@ -48,6 +49,20 @@ def _moved(
         if target is not None:
             _move(found, shape, n_cpu_moe, tensor, ranges, _device(target, len(ranges)))
     return found
+
+
+def unmatched_patterns(shape: ModelShape, options: ModelOptions) -> tuple[str, ...]:
+    """A sentence for each pattern that no tensor of the model has in its name; the engine says nothing of it.
+
+    Those of --n-cpu-ffn are for more layers than most models have.
+    """
+    names = [tensor.name for tensor in shape.hparams.header.tensors]
+    patterns = [pattern for pattern, _ in options.overrides if not _OF_A_LAYER.fullmatch(pattern)]
+    return tuple(
+        f"tensor_overrides: no tensor of the model matches {pattern!r}"
+        for pattern in patterns
+        if not any(re.search(pattern, name) for name in names)
+    )
 
 
 def gpu_of(buffer: str) -> int | None:
