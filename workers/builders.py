@@ -86,6 +86,7 @@ def build_spawn(
         records=files.records,
         history=files.history,
         as_started=needs.as_started,
+        remarks=needs.remarks,
         choose_load_mode=LoadChoices(lambda: spare_ram_bytes(store.pool)).choose,
         note_load=LoadLog(files.load_rates).note,
         gpus=lambda: store.gpus,

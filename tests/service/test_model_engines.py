@@ -57,13 +57,19 @@ def error_of(answer: Any) -> dict[str, Any]:
 
 def test_each_model_is_started_with_its_own_engine(tmp_path: Path):
     fork, nowhere = a_fork(tmp_path / "fork"), "/nowhere/llama-server"
-    models = {"plain": {}, "forked": {"engine": str(fork)}, "stranded": {"engine": nowhere}}
+    models = {
+        "plain": {"tensor_overrides": ["expz=CPU"]},
+        "forked": {"engine": str(fork)},
+        "stranded": {"engine": nowhere},
+    }
     config = a_configuration(tmp_path, models)
     with serving(tmp_path, "--config", str(config)) as service:
         assert [service.chat(name).status_code for name in ("plain", "forked")] == [200, 200], service.output
         plain, forked = (process_of(service, name).cmdline() for name in ("plain", "forked"))
         assert ("--keep" in plain, "--cache-ram" in plain, "--metrics" in plain) == (False, True, True)
         assert ("--keep" in forked, "--cache-ram" in forked, "--metrics" in forked) == (True, False, False)
+
+        assert "model=plain tensor_overrides: no tensor of the model matches 'expz'" in service.output
 
         refused = service.chat("stranded")
         assert (refused.status_code, error_of(refused)["code"]) == (503, "no_engine")

@@ -16,6 +16,7 @@ from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import Companions, has_measured_mtp
 from app.use_cases.estimate.estimate import estimate_memory, for_version, for_vulkan
 from app.use_cases.estimate.load_staging import with_load_staging
+from app.use_cases.estimate.tensor_overrides import unmatched_patterns
 from app.use_cases.launch.capabilities import launch_as_started
 from app.use_cases.launch.command_line import (
     PROMPT_CACHE_OPTION,
@@ -119,6 +120,15 @@ class EstimateSource:
         if known is None or known[0] is not shape or known[1] != companions:
             known = self._contexts[key] = shape, companions, {}
         return known[2]
+
+    def remarks(self, model: Model) -> tuple[str, ...]:
+        """What in its settings has no effect on this model."""
+        if not model.launch.options.overrides:
+            return ()
+        try:
+            return unmatched_patterns(self._shapes.get(model.path), model.launch.options)
+        except InvalidModelFile:  # the engine will report it
+            return ()
 
     def as_started(self, model: Model) -> Model:
         """The model with the settings it is really started with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.entities.gpu import GpuSnapshot
@@ -34,6 +34,7 @@ class Launcher:
     records: PidRecords
     history: History
     as_started: Callable[[Model], Model]
+    remarks: Callable[[Model], Iterable[str]]  # what in its settings has no effect on a model
     choose_load_mode: Callable[[Model, Placement, EngineFacts], LoadChoice]
     note_load: Callable[[LoadReport, Server], None]
     gpus: Callable[[], GpuSnapshot]

@@ -52,6 +52,7 @@ class LlamaServer:
         self._cache: KeptCache | None = None
         self._file = FileFacts()  # of the model, before the load
         self._process: ServerProcess | None = None  # of the last attempt
+        self._not_drafting: tuple[str, str] | None = None  # as in Launcher, if this attempt is without drafting
         self._thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
 
     # --- for any thread ---------------------------------------------------------------------------
@@ -127,6 +128,8 @@ class LlamaServer:
         except OSError as error:
             return True, str(error), None
         model = self._launcher.as_started(self._server.model)
+        for remark in self._launcher.remarks(model):
+            log.warning("server=%d model=%s %s", self._server.id, model.name, remark)
         self._server = replace(self._server, model=self._as_loaded(model, engine))
         self._cache = self._launcher.caches.prepare(self._server, engine, self._orders.wake)
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -163,7 +166,7 @@ class LlamaServer:
     def _spawn(self, engine: EngineFacts) -> ServerProcess:
         port = free_port() if engine.identity in self._launcher.need_fixed_ports else ANY_PORT
         about = self._launcher, engine, self._server
-        return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port, self._file)
+        return ServerProcess(*about, self._blame_drafting, self._orders, self._cache, self.api_key, port, self._file)
 
     def _note_crash_while_drafting(self, engine: str) -> None:
         """The next load of the model is without: the engine aborts where a head asks for what the model lacks."""
@@ -175,15 +178,22 @@ class LlamaServer:
         """Without what the placement added, more is booked than is needed. False: it added nothing."""
         if not self._server.placement.speculation:
             return False
-        log.warning("server=%d did not start with --spec-type; retrying without", self._server.id)
+        log.warning("server=%d did not start; trying it without --spec-type", self._server.id)
         model, placement = self._server.model, self._server.placement
-        self._launcher.not_drafting.add((model.path, engine))
+        self._not_drafting = model.path, engine
         head = len(with_draft_head(LaunchSettings(), placement.draft_head).args)  # the last of the arguments
         args = model.launch.args[: len(model.launch.args) - head]
         launch = replace(model.launch, args=args, options=replace(model.launch.options, speculation="none"))
         placement = _without_drafting(placement)
         self._server = replace(self._server, model=replace(model, launch=launch), placement=placement)
         return True
+
+    def _blame_drafting(self, event: ev.Event) -> None:
+        """Post the event. Where the start without drafting succeeds, drafting was why the one before had failed."""
+        if self._not_drafting is not None and isinstance(event, ev.Ready):
+            self._launcher.not_drafting.add(self._not_drafting)
+            log.warning("server=%d starts without --spec-type: the model drafts no more", self._server.id)
+        self._post(event)
 
     def _prepare_retry(self, errors: str, engine: str) -> bool:
         """Whether another attempt may succeed, by the error lines of the last one. `engine`: its identity."""

@@ -11,6 +11,7 @@ from app.entities.placement import Placement
 from app.use_cases.estimate.kv_cache import is_quantized
 from app.use_cases.estimate.shared_tensors import is_shared
 from app.use_cases.launch.load_mode import load_mode_arguments
+from app.use_cases.launch.parsed_args import option_pairs
 
 ANY_PORT = 0
 KEY_VARIABLE = "LLAMA_API_KEY"
@@ -107,7 +108,7 @@ def launch_plan(
     settings, options = model.launch, model.launch.options
     argv = [
         *engine.command,
-        *(("--threads", "1") if model.size_bytes < TINY_BYTES else ()),
+        *_one_thread(model),
         *settings.args,
         *("--model", model.path),
         *("--alias", model.name),
@@ -126,6 +127,12 @@ def launch_plan(
             argv += option
     environment = _with_backtrace_choice({**env, **settings.env})
     return LaunchPlan(tuple(argv), {**environment, **_own_environment(api_key, settings)})
+
+
+def _one_thread(model: Model) -> tuple[str, ...]:
+    """For a tiny model, unless its number of threads is configured."""
+    is_configured = not {"-t", "--threads"}.isdisjoint(option for option, _ in option_pairs(model.launch.args))
+    return ("--threads", "1") if model.size_bytes < TINY_BYTES and not is_configured else ()
 
 
 def _with_backtrace_choice(env: Mapping[str, str]) -> dict[str, str]:
