@@ -20,6 +20,7 @@ import pytest
 from app.ports import Address
 from tests.helpers.tiny_models import write_adapter
 from workers.catalog.demo_model import write_demo_model
+from workers.engine import embedded_engine
 from workers.engine_metrics.exposition import engine_metrics
 from workers.engine_metrics.fetch import fetch
 from workers.measurement.memory_report import EngineReport
@@ -259,6 +260,36 @@ def test_adapters_are_loaded(demo, tmp_path):
     with serving(demo, "--no-warmup", "--lora", str(one), "--lora-scaled", f"{two}:0.5") as started:
         loaded = get(started.port, "/lora-adapters")[1]
     assert [(each["path"], each["scale"]) for each in loaded] == [(str(one), 1.0), (str(two), 0.5)]
+
+
+def test_options_that_configurations_of_llama_server_have_are_understood(tmp_path):
+    """A model with one of them was started with the embedded engine in vain, although the docs list them."""
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    words = [
+        *("--model", "x.gguf"),
+        "--chat-template-file",
+        str(template),
+        "--numa",
+        "isolate",
+        "--reasoning",
+        "off",
+        "--reasoning-budget",
+        "0",
+    ]
+    params = embedded_engine._params(embedded_engine._parse([*words, "--reasoning-budget-message", "enough"]))
+    assert (params.chat_template, params.numa.name) == ("{{ messages }}", "GGML_NUMA_STRATEGY_ISOLATE")
+    assert (params.enable_reasoning, params.default_template_kwargs) == (0, {"enable_thinking": "false"})
+    sampling = params.sampling
+    assert (sampling.reasoning_budget_tokens, sampling.reasoning_budget_message) == (0, "enough")
+
+
+@pytest.mark.parametrize(
+    "words", ["--chat-template-file /none", "--numa everywhere", "--reasoning maybe", "--reasoning-budget -2"]
+)
+def test_their_wrong_values_are_refused_at_the_start(words):
+    with pytest.raises(embedded_engine.BadArgument, match=words.split()[0]):
+        embedded_engine._params(embedded_engine._parse(words.split()))
 
 
 def test_chat_options_take_effect(demo):

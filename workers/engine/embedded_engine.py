@@ -137,6 +137,31 @@ def _set_slot_folder(params: Any, value: str) -> None:
     params.slot_save_path = os.path.join(value, "")  # llama-server appends file names without a slash
 
 
+def _set_template_file(params: Any, value: str) -> None:
+    try:
+        with open(value, encoding="utf-8") as file:
+            params.chat_template = file.read()
+    except OSError as error:
+        raise ValueError(value) from error
+
+
+def _set_reasoning(params: Any, value: str) -> None:
+    params.enable_reasoning = {"on": 1, "off": 0, "auto": -1}[value]
+    if value != "auto":
+        thinks = "true" if value == "on" else "false"
+        params.default_template_kwargs = {**params.default_template_kwargs, "enable_thinking": thinks}
+
+
+def _set_reasoning_budget(params: Any, value: str) -> None:
+    if int(value) < -1:
+        raise ValueError(value)
+    params.sampling.reasoning_budget_tokens = int(value)
+
+
+def _set_reasoning_message(params: Any, value: str) -> None:
+    params.sampling.reasoning_budget_message = value
+
+
 def _split_list(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
@@ -163,6 +188,7 @@ _REASONINGS = {
     word: f"COMMON_REASONING_FORMAT_{word.upper().replace('-', '_')}"
     for word in ("none", "auto", "deepseek", "deepseek-legacy")
 }
+_NUMA = {word: f"GGML_NUMA_STRATEGY_{word.upper()}" for word in ("distribute", "isolate", "numactl")}
 _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
 
 _SPECULATIONS = ",".join(
@@ -243,6 +269,12 @@ OPTIONS = (
     Option(("-md", "--model-draft"), "FNAME", "model that drafts tokens", _set_draft),
     Option(("--spec-type",), _SPECULATIONS, "comma-separated types of speculative decoding", _set_speculation),
     Option(("--spec-draft-n-max",), "N", "tokens drafted at a time (default: 3)", _set_draft_max),
+    Option(
+        ("--numa",),
+        "{distribute,isolate,numactl}",
+        "how threads are spread over NUMA nodes (default: as they come)",
+        _choice("numa", "ggml_numa_strategy", **_NUMA),
+    ),
     Option(("-tb", "--threads-batch"), "N", "CPU threads used for prompts (default: as --threads)", _set_batch_threads),
     Option(("-n", "--predict", "--n-predict"), "N", "tokens to predict, -1 = no limit", _set("n_predict", int)),
     Option(("--keep",), "N", "tokens of the prompt kept by a context shift (default: 0)", _set("n_keep", int)),
@@ -258,12 +290,16 @@ OPTIONS = (
     Option(("--rope-freq-base",), "N", "RoPE base frequency (default: the model's)", _set("rope_freq_base", float)),
     Option(("--rope-freq-scale",), "N", "RoPE frequency scaling factor", _set("rope_freq_scale", float)),
     Option(("--chat-template",), "TEMPLATE", "chat template, or the name of one", _set("chat_template", str)),
+    Option(("--chat-template-file",), "FILE", "chat template of this file", _set_template_file),
     Option(
         ("--reasoning-format",),
         "FORMAT",
         "format of reasoning in answers: none, auto, deepseek, deepseek-legacy (default: deepseek)",
         _choice("reasoning_format", "common_reasoning_format", **_REASONINGS),
     ),
+    Option(("-rea", "--reasoning"), "[on|off|auto]", "whether the model reasons (default: auto)", _set_reasoning),
+    Option(("--reasoning-budget",), "N", "tokens of reasoning, -1 = no limit (default: -1)", _set_reasoning_budget),
+    Option(("--reasoning-budget-message",), "MESSAGE", "text at the end of that budget", _set_reasoning_message),
     Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
     Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
     Option(
