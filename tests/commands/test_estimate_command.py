@@ -206,6 +206,14 @@ def test_an_unknown_name_is_exit_2(tmp_path: Path):
     assert result.exit_code == 2 and "nobody" in result.output
 
 
+def test_a_pattern_of_tensors_that_matches_none_is_noted(demo: str):
+    notes = answer(demo, "-ot", r"blk\.0\.ffn_up=CPU,ffn_up_expz=CPU")["notes"]
+    assert [note for note in notes if "tensor" in note] == [
+        "tensor_overrides: no tensor of the model matches 'ffn_up_expz'"
+    ]
+    assert not [note for note in answer(demo, "--n-cpu-ffn", "500")["notes"] if "tensor_overrides" in note]
+
+
 def test_llama_servers_other_options_count_as_it_spells_them(demo: str):
     plain = answer(demo, "-c", "4096")
     report = answer(

@@ -51,6 +51,11 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
 
 
+def test_a_pattern_of_tensors_that_matches_none_is_noted(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20)]}, "-ot", "ffn_up_expz=CPU")
+    assert report["notes"] == ["tensor_overrides: no tensor of the model matches 'ffn_up_expz'"]
+
+
 def test_what_others_hold_shortens_an_automatic_context_and_plan_says_so(model: str, tmp_path: Path):
     """But not what servers hold that would be evicted."""
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)]})

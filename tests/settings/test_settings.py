@@ -682,6 +682,8 @@ def test_a_draft_and_its_type_belong_together(tmp_path, speculative, message):
         ("{type: ngram-mod, max_tokens: 0}", "models.m.speculative.max_tokens: must be at least 1, not 0"),
         ("{type: ngram-mod, max: 3}", "models.m.speculative.max: unknown key; did you mean models.m.speculative.max_"),
         ("on", "models.m.speculative: must be one of auto, off, not 'on'"),
+        ("small.gguf", "models.m.speculative: must be auto, off, or {draft: small.gguf}"),
+        ("ngram-mod", "models.m.speculative: must be auto, off, or {type: ngram-mod}"),
     ],
 )
 def test_an_error_names_its_key_in_speculative(tmp_path, speculative, message):
