@@ -386,6 +386,34 @@ def test_help_and_version():
     assert run("--version").stderr.startswith("version: xllamacpp 20")
 
 
+def test_without_xllamacpp_it_says_how_to_install_it(tmp_path):
+    script = tmp_path / "engine.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import embedded_engine as engine\n"
+        "sys.modules['xllamacpp'] = None\n"
+        "sys.exit(engine.main(sys.argv[1:]))\n"
+    )
+    with spawn("-m", "model.gguf", script=script) as process:
+        _, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, err) == (1, f"error: {embedded_engine._MISSING}\n")
+
+
+def test_a_load_does_not_wait_for_slow_imports(tmp_path):
+    """Reading the metadata of packages took an eighth of the CPU time of a small model's load."""
+    script = tmp_path / "engine.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); before = set(sys.modules)\n"
+        "import embedded_engine as engine\n"
+        "engine._params(engine._parse(sys.argv[1:]))\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    with spawn("-m", "model.gguf", script=script, stdout=subprocess.PIPE) as process:
+        out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    imported = set(out.split())
+    assert "xllamacpp" in imported
+    assert not imported & {"email", "importlib.metadata"}
+
+
 def test_devices_are_listed_in_llama_servers_format(tmp_path):
     """This wheel has only the CPU, which llama-server does not list either."""
     assert run("--list-devices").stdout == "Available devices:\n"

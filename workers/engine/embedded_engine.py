@@ -1,13 +1,13 @@
 """llama.cpp's own HTTP server from the xllamacpp wheel, with llama-server's command line. Runs as a script.
 
-It imports none of our packages. Python threads and signal handlers do not run until the server is ready, because its
-constructor holds the GIL while it loads the model. llama.cpp's own threads already answer then (/health: 503 "Loading
-model"), and they watch stdin if LLAMA_SERVER_ROUTER_PORT is set.
+It imports none of our packages, and little else, as each load of a model waits for it. Python threads and signal
+handlers do not run until the server is ready, because its constructor holds the GIL while it loads the model.
+llama.cpp's own threads already answer then (/health: 503 "Loading model"), and they watch stdin if
+LLAMA_SERVER_ROUTER_PORT is set.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import sys
@@ -343,19 +343,26 @@ def main(arguments: Sequence[str]) -> int:
         if any(option.names[0] == "-h" for option, _ in chosen):
             print(help_text())
             return 0
-        version = importlib.metadata.version("xllamacpp")
         if any(option.names[0] == "--version" for option, _ in chosen):
-            print(f"version: xllamacpp {version}", file=sys.stderr)
+            print(f"version: xllamacpp {_version()}", file=sys.stderr)
             return 0
         if any(option.names[0] == "--list-devices" for option, _ in chosen):
             print(_devices())
             return 0
         params = _params(chosen)
-    except importlib.metadata.PackageNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "xllamacpp":
+            raise
         return _fail(_MISSING)
     except BadArgument as error:
         return _fail(str(error))
     return _serve(params)
+
+
+def _version() -> str:
+    from importlib import metadata  # takes as long as xllamacpp's own import
+
+    return metadata.version("xllamacpp")
 
 
 def _fail(message: str) -> int:
