@@ -113,7 +113,7 @@ def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> tuple[
     """What reads the engines' own metrics, which /metrics then shows, and the slots of those that are busy."""
     series = EngineSeries(lambda: store.pool.servers)
     gauges.add(series)
-    slots = EngineSlots(lambda: store.pool.servers, lambda: reader.wake())
+    slots = EngineSlots(lambda: store.pool.servers, lambda: reader.wake(), lambda: series.drafts)
     reader = EngineReader(
         pool.addresses,
         Subject("/metrics", READ_SECONDS, series.publish),

@@ -54,7 +54,8 @@ def status_text(request: IncomingRequest, min_age: float, max_age: float) -> byt
     services.engine_slots.view()
     facts = (
         *(store.pool, store.decisions, store.pins, store.configuration),
-        *(services.engine, services.engine_problem, services.engine_slots.loads, services.activity.version),
+        *(services.engine, services.engine_problem, services.engine_slots.loads, services.engine_slots.drafts),
+        services.activity.version,
         *(services.downloads.all, services.settings, services.own_engines),
     )
     globs = request.key.models if is_limited(request.key) and request.key else None
@@ -78,6 +79,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         memory=_memory(s),
         records=visible_records(request),
         loads=s.engine_slots.loads,
+        drafts=s.engine_slots.drafts,
         hour=visible_hour(request),
         decisions=visible_decisions(request),
         downloads=visible_downloads(request),

@@ -85,6 +85,11 @@ def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         f"{printable(s['model'])}: loaded {printable(s['load']['text'])}" for s in status["servers"] if _is_large(s)
     )
+    yield from (
+        f"{printable(s['model'])}: {drafts['accepted_percent']} % of {drafts['tokens']:,} drafted tokens accepted"
+        for s in status["servers"]
+        if (drafts := s.get("drafts"))
+    )
     if status["status"] == "draining":
         yield "The service is draining: it takes no more requests."
     yield from (f"degraded: {printable(reason)}" for reason in status["reasons"])

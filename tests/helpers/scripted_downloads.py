@@ -126,7 +126,7 @@ def some_services(
         refusals=SimpleNamespace(note=lambda *refusal: None),
         tokens=SimpleNamespace(used=lambda key: (0, None), count=lambda key, tokens: None),
         activity=Activity(),
-        engine_slots=SimpleNamespace(loads={}, view=lambda: None),
+        engine_slots=SimpleNamespace(loads={}, drafts={}, view=lambda: None),
         engine=an_engine(),
         engine_problem="",
         own_engines={},

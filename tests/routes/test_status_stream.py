@@ -42,7 +42,7 @@ def some_services(places: int = 16) -> Any:
         status_texts=AudienceTexts(),
         activity=Activity(),
         downloads=SimpleNamespace(all=()),
-        engine_slots=SimpleNamespace(loads={}, view=lambda: None),
+        engine_slots=SimpleNamespace(loads={}, drafts={}, view=lambda: None),
         engine=None,
         engine_problem="",
         own_engines={},

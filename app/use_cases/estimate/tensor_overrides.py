@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from app.entities.gguf import Tensor
 from app.entities.launch import ModelOptions
@@ -26,18 +27,27 @@ class MovedTensors:
     largest_dense_bytes: int = 0  # gate and up of the feed-forward networks
     largest_other_bytes: int = 0
     emptied: set[int] = field(default_factory=set)  # layers whose experts are in RAM
+    kinds: dict[int, set[str]] = field(default_factory=dict)  # what is in RAM of each layer
+    to_gpus: bool = False  # whether something was moved there
 
 
 def moved_tensors(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> MovedTensors:
     """For a server with the layers `ranges[i]` on device i."""
+    if not options.overrides or not ranges:
+        return MovedTensors([0] * len(ranges))
+    return _moved(shape, options.overrides, options.n_cpu_moe, tuple(ranges))
+
+
+@lru_cache(maxsize=16)  # to match every name takes milliseconds, and the same is asked for each length of the context
+def _moved(
+    shape: ModelShape, overrides: tuple[tuple[str, str], ...], n_cpu_moe: int, ranges: tuple[range, ...]
+) -> MovedTensors:
     found = MovedTensors([0] * len(ranges))
-    patterns = [(re.compile(pattern), buffer) for pattern, buffer in options.overrides]
-    if not patterns or not ranges:
-        return found
+    patterns = [(re.compile(pattern), buffer) for pattern, buffer in overrides]
     for tensor in shape.hparams.header.tensors:
         target = next((buffer for pattern, buffer in patterns if pattern.search(tensor.name)), None)
         if target is not None:
-            _move(found, shape, options, tensor, ranges, _device(target, len(ranges)))
+            _move(found, shape, n_cpu_moe, tensor, ranges, _device(target, len(ranges)))
     return found
 
 
@@ -67,13 +77,13 @@ def _device(buffer: str, count: int) -> int:
 
 
 def _move(
-    found: MovedTensors, shape: ModelShape, options: ModelOptions, tensor: Tensor, ranges: list[range], target: int
+    found: MovedTensors, shape: ModelShape, n_cpu_moe: int, tensor: Tensor, ranges: tuple[range, ...], target: int
 ) -> None:
     block = BLOCK.match(tensor.name)
     layer = int(block[1]) if block else shape.hparams.n_layer_all
     if shape.hparams.n_layer <= layer < shape.hparams.n_layer_all:
         return
-    if is_expert(tensor.name) and layer < options.n_cpu_moe:
+    if is_expert(tensor.name) and layer < n_cpu_moe:
         return  # already in RAM
     home = RAM if is_input(tensor.name) else next((i for i, layers in enumerate(ranges) if layer in layers), RAM)
     if home == target:
@@ -84,9 +94,12 @@ def _move(
     else:
         found.device_bytes[home] -= gpu_bytes(tensor)
     if target != RAM:
+        found.to_gpus = True
         found.device_bytes[target] += 0 if is_tied else gpu_bytes(tensor)  # already there, as the output matrix
         return
     found.host_bytes += tensor.size_bytes
+    if block:
+        found.kinds.setdefault(layer, set()).add(tensor.name[block.end() :].removesuffix(".weight"))
     if is_expert(tensor.name):
         found.emptied.add(layer)
     elif ".ffn_up." in tensor.name or ".ffn_gate." in tensor.name:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.entities.download import Download
-from app.entities.engine_load import EngineLoad
+from app.entities.engine_load import Drafts, EngineLoad
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
@@ -38,6 +38,7 @@ class StatusFacts:
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
     records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
     loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
+    drafts: Mapping[int, Drafts]  # by the ids of those that draft
     hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     downloads: tuple[Download, ...]  # that the viewer may see, newest last
     reasons: tuple[str, ...]  # why the service is degraded
@@ -67,7 +68,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "waiting": len(visible.waiting),
         **_gpus(facts),
         "ram": _ram(pool, facts.memory),
-        "servers": servers_status(visible, facts.loads, now, facts.at, facts.sees_paths),
+        "servers": servers_status(visible, facts.loads, facts.drafts, now, facts.at, facts.sees_paths),
         "queue": queue_report(visible, now),
         "downloads": download_list(facts.downloads),
         "may_pull": facts.may_pull,
