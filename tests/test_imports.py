@@ -49,6 +49,7 @@ USE_CASES = {
     "app/use_cases/token_counts.py": {"app/entities"},
     "app/use_cases/body_checks": {"app/entities"},
     "app/use_cases/ollama": {"app/entities"},
+    "app/use_cases/peers": {"app/entities"},
     "app/use_cases/downloads": {"app/entities", "app/use_cases/reporting"},
     "app/use_cases/model_shape": {"app/entities"},
     "app/use_cases/estimate": {"app/entities", "app/use_cases/model_shape"},
