@@ -9,8 +9,10 @@ from flask import Blueprint, Response, jsonify
 from app.errors import Draining, NoEngine
 from app.routes.authorization import is_anonymous
 from app.routes.incoming_request import current_request
+from app.routes.peer_models import visible_peers
 from app.routes.visibility import visible_configuration, visible_pins, visible_pool
 from app.services import services
+from app.use_cases.reporting.peer_models import peers_report
 from app.use_cases.reporting.report import health
 
 bp = Blueprint("health", __name__)
@@ -29,7 +31,8 @@ def health_report() -> dict[str, object]:
     """The state of the service, with the servers of the models that the request's key may use."""
     s, request = services(), current_request()
     pool, pins, configuration = visible_pool(request), visible_pins(request), visible_configuration(request)
-    return health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
+    report = health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
+    return report | {"peers": peers_report(visible_peers(request))}
 
 
 @bp.get("/livez")

@@ -30,6 +30,7 @@ def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
         loads={},
         hour=(),
         downloads=(),
+        peers=(),
         reasons=(),
         engine=None,
         version="1",
