@@ -9,7 +9,7 @@ from flask import current_app
 
 from app.entities.download_policy import DownloadPolicy
 from app.entities.key import ApiKey
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, EngineState, OwnEngine
 from app.entities.media_urls import DATA_ONLY, MediaUrls
 from app.entities.memory import MemoryReading
 from app.ports import (
@@ -84,8 +84,8 @@ class RequestSettings:
 
 @dataclass(slots=True)
 class Services:
-    """workers/runtime.py replaces `settings` at a reload, and `engine` and `engine_problem` when the engine's files
-    change; nothing else changes."""
+    """workers/runtime.py replaces `settings` and `own_engines` at a reload, and what is said of the engines when their
+    files change; nothing else changes."""
 
     catalog: ModelCatalog
     downloads: Downloads
@@ -114,6 +114,7 @@ class Services:
     gauges: Metrics
     engine: EngineFacts | None  # the last that worked; None: there is none
     engine_problem: str  # why there is none, or why the one that replaced it does not work, and what to do
+    own_engines: Mapping[OwnEngine, EngineState]  # those that models have instead of it
     version: str
     started_at: float  # monotonic seconds
     read_ram: Callable[[], MemoryReading]  # of the machine; raises OSError

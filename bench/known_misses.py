@@ -36,7 +36,7 @@ REASONS: Mapping[str, Mapping[str, str]] = {
         "nemotron_h": f"{_CROSSING}: a Mamba-2 layer's projection is also copied to a feed-forward layer",
     },
     "partial offload": {
-        **dict.fromkeys(("gemma2", "gemma3", "lfm2", "qwen2"), _GAPS),
+        **dict.fromkeys(("gemma2", "lfm2"), _GAPS),
         "mamba2": f"{UNKNOWN}: 6 E are missing on the second GPU, likely copies to it",
     },
     "embedding, rerank": {

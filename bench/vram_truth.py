@@ -28,7 +28,7 @@ LATER = ("truth3",)
 # asks for.
 OTHER_ARCHITECTURES = ("architectures",)
 # Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
-WITH_MORE = ("cpu-moe", "draft", "lora", "mmproj", "mtp", "n-cpu-ffn", "n-cpu-moe", "ngram", "nkvo", "ot")
+WITH_MORE = ("cpu-moe", "draft", "head", "lora", "mmproj", "mtp", "n-cpu-ffn", "n-cpu-moe", "ngram", "nkvo", "ot")
 
 Items = tuple[float, float, float]
 

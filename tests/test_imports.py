@@ -162,6 +162,7 @@ COMPOSITION_ROOT = {
         "workers/gpu_watch.py",
         "workers/diagnose.py",
         "workers/diagnose_gpus.py",
+        "workers/diagnose_model_engines.py",
         "workers/upgrade_notices.py",
         "app/commands",
     ),

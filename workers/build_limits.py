@@ -7,9 +7,10 @@ from app.services import AccessPolicy, RequestSettings
 from app.settings.schema import Settings
 from app.use_cases.scheduling.limits import SchedulingLimits
 from workers.agents import load_agents
+from workers.engine.engines import Engines
 
 
-def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLimits:
+def build_limits(settings: Settings, engines: Engines) -> SchedulingLimits:
     """What the scheduler goes by."""
     scheduling = settings.scheduling
     return SchedulingLimits(
@@ -22,7 +23,10 @@ def build_limits(settings: Settings, engine: EngineFacts | None) -> SchedulingLi
         stall_timeout_seconds=scheduling.stall_timeout_seconds,
         hang_timeout_seconds=scheduling.hang_timeout_seconds,
         max_excess_memory_bytes=scheduling.max_excess_memory,
-        silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engine),
+        silent_disconnect_notice_seconds=_silent_disconnect_notice_seconds(engines.service.facts),
+        own_silent_notice_seconds={
+            engine: _silent_disconnect_notice_seconds(state.facts) for engine, state in engines.states().items()
+        },
         gpu_limits=settings.gpu_limits(),
         policy=settings.policy(),
         cpu_fallback=settings.gpu.cpu_fallback,

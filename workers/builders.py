@@ -9,21 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from app.entities.gpu import NOT_READ, Gpu, GpuSnapshot, GpuState
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, OwnEngine
 from app.entities.server import Server
 from app.settings.schema import Settings
 from app.use_cases.placement.engine_gpus import EngineProbe
 from app.use_cases.placement.usable_gpus import hides_all_gpus
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.decision_inputs import spare_ram_bytes
-from workers.engine.current_engine import CurrentEngine
+from workers.engine.current_engine import CurrentEngine, Report
+from workers.engine.engines import Engines
 from workers.engine.gpu_probe import listed_memory, probe_gpus
 from workers.engine.probe_process import engine_environment
 from workers.engine_metrics.reader import EngineReader, Subject
 from workers.engine_metrics.series import READ_SECONDS, EngineSeries
 from workers.engine_metrics.slots import SLOTS_SECONDS, EngineSlots
 from workers.folders import cache_folder, state_folder
-from workers.gpu.engine_check import assume_usable
+from workers.gpu.engine_check import EngineCheck, assume_usable
 from workers.gpu.expected_gpus import GpuHistory
 from workers.gpu.nvml import Nvml
 from workers.gpu.poller import GpuPoller
@@ -46,14 +47,33 @@ log = logging.getLogger(__name__)
 Spawn = Callable[[Server, Callable[[ev.Event], None]], Process]
 
 
-def build_engine(settings: Settings, replaced: Callable[[], None] = lambda: None) -> CurrentEngine:
-    """Probes it: takes seconds."""
+def build_engines(settings: Settings, replaced: Callable[[], None] = lambda: None) -> Engines:
+    """Probes the service's engine, which takes seconds; one of a model when it is needed, or by `use`."""
+    return Engines(build_engine(settings, replaced=replaced), partial(_own_engine, settings, replaced))
+
+
+def _own_engine(settings: Settings, replaced: Callable[[], None], own: OwnEngine, report: Report) -> CurrentEngine:
+    env = own_environment(settings.engine.env, own)
+    return CurrentEngine(own.binary, replaced, cache_folder(), env, key="engine", report=report)
+
+
+def build_engine(
+    settings: Settings, own: OwnEngine | None = None, replaced: Callable[[], None] = lambda: None
+) -> CurrentEngine:
+    """The engine of a model; `own` None: the service's. Probes it: takes seconds."""
+    if own:
+        return _own_engine(settings, replaced, own, log.error)
     return CurrentEngine(settings.engine.binary, replaced, cache_folder(), settings.engine.env)
+
+
+def own_environment(env: Mapping[str, str], engine: OwnEngine | None) -> Mapping[str, str]:
+    """`engine.env` for a model's own engine; None: for the service's."""
+    return {**env, "LD_LIBRARY_PATH": engine.library_path} if engine and engine.library_path else env
 
 
 def build_spawn(
     settings: Settings,
-    engine: CurrentEngine,
+    engines: Engines,
     files: StateFiles,
     needs: EstimateSource,
     store: StateStore,
@@ -61,11 +81,12 @@ def build_spawn(
     """The function that starts a llama-server for the pool."""
     env = engine_environment(settings.engine.env)
     return Launcher(
-        engine=partial(_working_engine, engine),
+        engine=engines.working,
         env={**env, MARK_VARIABLE: files.records.mark},
         records=files.records,
         history=files.history,
         as_started=needs.as_started,
+        remarks=needs.remarks,
         choose_load_mode=LoadChoices(lambda: spare_ram_bytes(store.pool)).choose,
         note_load=LoadLog(files.load_rates).note,
         gpus=lambda: store.gpus,
@@ -73,14 +94,6 @@ def build_spawn(
         caches=KeptCaches(files.slots, env),
         logs=files.logs.engines,
     ).spawn
-
-
-def _working_engine(engine: CurrentEngine) -> EngineFacts:
-    """The engine as it is now. Raises OSError if it does not work."""
-    facts = engine.refresh()
-    if facts is None:
-        raise OSError(engine.problem)
-    return facts
 
 
 def build_relay(settings: Settings, store: StateStore, has_ended: Callable[[int], bool]) -> Relay:
@@ -100,7 +113,7 @@ def build_engine_reader(pool: Pool, store: StateStore, gauges: Gauges) -> tuple[
     """What reads the engines' own metrics, which /metrics then shows, and the slots of those that are busy."""
     series = EngineSeries(lambda: store.pool.servers)
     gauges.add(series)
-    slots = EngineSlots(lambda: store.pool.servers, lambda: reader.wake())
+    slots = EngineSlots(lambda: store.pool.servers, lambda: reader.wake(), lambda: series.drafts)
     reader = EngineReader(
         pool.addresses,
         Subject("/metrics", READ_SECONDS, series.publish),
@@ -121,11 +134,11 @@ def gpus_at_start(settings: Settings) -> GpuSnapshot:
 
 def build_gpu_poller(
     settings: Settings,
-    engine: CurrentEngine,
+    engines: Engines,
     publish: Callable[[GpuSnapshot], None],
     may_sleep: Callable[[float], bool] = lambda now: False,
 ) -> GpuPoller:
-    probed = _no_engine if settings.engine.assume_gpu else engine.refresh
+    probed = _no_engine if settings.engine.assume_gpu else engines.service.refresh
     listed = partial(_listed_memory, probed, settings.engine.env)
     nvml = Nvml(os.environ.get("CUDA_VISIBLE_DEVICES"), settings.gpu.poll_seconds, listed)
     return GpuPoller(
@@ -135,9 +148,30 @@ def build_gpu_poller(
         settings.gpu.poll_seconds,
         ask_engine=partial(_ask_engine, probed, settings.engine.env),
         engine_build=partial(_build_of, probed),
+        own_engines=OwnChecks(settings, engines).in_use,
         may_sleep=may_sleep,
         close_nvml=nvml.close,
     )
+
+
+class OwnChecks:
+    """The checks of engines that models have of their own. Used by the thread `gpus`."""
+
+    def __init__(self, settings: Settings, engines: Engines) -> None:
+        self._settings = settings
+        self._engines = engines
+        self._known: dict[OwnEngine, EngineCheck] = {}
+
+    def in_use(self) -> dict[OwnEngine, EngineCheck]:
+        return {engine: self._known.setdefault(engine, self._check(engine)) for engine in self._engines.in_use}
+
+    def _check(self, engine: OwnEngine) -> EngineCheck:
+        """It is asked as the service's is."""
+        settings = self._settings.engine
+        probed = _no_engine if settings.assume_gpu else partial(self._engines.refresh, engine)
+        return EngineCheck(
+            partial(_ask_engine, probed, own_environment(settings.env, engine)), partial(_build_of, probed)
+        )
 
 
 def _no_engine() -> EngineFacts | None:

@@ -26,6 +26,7 @@ from app.use_cases.diagnosis.service import service_findings, unit_findings
 from workers.build_catalog import build_catalog, has_models
 from workers.check_pinned import check_pinned_models
 from workers.diagnose_gpus import diagnose_gpus
+from workers.diagnose_model_engines import diagnose_model_engines
 from workers.diagnosis import machine
 from workers.diagnosis.bounded import BoundedCall, CallFailed
 from workers.diagnosis.models import read_models
@@ -45,7 +46,7 @@ def diagnose(check: ConfigurationCheck, url: str, health: Mapping[str, Any] | No
     owner = machine.state_owner(state_folder())
     models = BoundedCall(partial(_read_models, settings), MODEL_SECONDS)
     directories = BoundedCall(partial(_read_directories, settings), FILE_SECONDS)
-    about_gpus, engine = diagnose_gpus(settings)
+    about_gpus, engine, has_gpus = diagnose_gpus(settings)
     about_models, listed = _diagnose_models(models, settings)
     service = running_service(url, health, owner) if health is not None else None
     # On this machine, it is the one that uses the state directory.
@@ -53,6 +54,7 @@ def diagnose(check: ConfigurationCheck, url: str, health: Mapping[str, Any] | No
     return [
         *configuration_findings(_configuration(check)),
         *about_gpus,
+        *diagnose_model_engines(settings, has_gpus),
         *about_models,
         *_diagnose_pinned(settings),
         *service_findings(service, version(), engine),

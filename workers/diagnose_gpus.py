@@ -26,8 +26,8 @@ from workers.gpu.expected_gpus import GpuHistory
 GPU_SECONDS, ENGINE_SECONDS, DEVICE_SECONDS, LIBRARY_SECONDS = 10.0, 65.0, 90.0, 20.0
 
 
-def diagnose_gpus(settings: Settings) -> tuple[list[Finding], str]:
-    """The findings about GPUs and the engine, and the engine's version; "" without one."""
+def diagnose_gpus(settings: Settings) -> tuple[list[Finding], str, bool]:
+    """The findings about GPUs and the engine, the engine's version ("" without one), and whether NVML lists GPUs."""
     visible, history = os.environ.get("CUDA_VISIBLE_DEVICES"), GpuHistory(state_folder() / "gpus.json")
     search = BoundedCall(
         partial(look_for_engine, settings.engine.binary, cache_folder(), settings.engine.env), ENGINE_SECONDS
@@ -35,7 +35,7 @@ def diagnose_gpus(settings: Settings) -> tuple[list[Finding], str]:
     snapshot = gpus_at_start(settings)
     if snapshot.state is not GpuState.DISABLED:
         snapshot = _machine_gpus(partial(gpus.read_machine_gpus, visible, history))
-    has_gpus, report = bool(snapshot.gpus), _found(search, settings)
+    has_gpus, report = bool(snapshot.gpus), found_engine(search, settings.engine.env, settings.engine.assume_gpu)
     if report.engine and snapshot.state is not GpuState.HUNG and not settings.engine.assume_gpu:
         snapshot, report = _as_engine_says(report, report.engine, settings, snapshot, visible, history)
     facts = GpuFacts(
@@ -51,7 +51,7 @@ def diagnose_gpus(settings: Settings) -> tuple[list[Finding], str]:
         fallback=settings.gpu.cpu_fallback,
     )
     version = report.engine.version if report.engine else ""
-    return [*gpu_findings(facts), *engine_findings(report, has_gpus)], version
+    return [*gpu_findings(facts), *engine_findings(report, has_gpus)], version, has_gpus
 
 
 def _machine_gpus(read: Callable[[], GpuSnapshot]) -> GpuSnapshot:
@@ -61,16 +61,19 @@ def _machine_gpus(read: Callable[[], GpuSnapshot]) -> GpuSnapshot:
         return GpuSnapshot(GpuState.HUNG, time.monotonic(), problem=f"NVML does not respond: {error}")
 
 
-def _found(search: BoundedCall[tuple[EngineFacts | None, str]], settings: Settings) -> EngineDiagnosis:
+def found_engine(
+    search: BoundedCall[tuple[EngineFacts | None, str]], env: Mapping[str, str], assumes_gpu: bool
+) -> EngineDiagnosis:
+    """What was found, and which libraries it lacks."""
     try:
         (engine, missing), notes = search.result()
     except CallFailed as error:
         return EngineDiagnosis(None, f"llama-server: {error}")
-    report = EngineDiagnosis(engine, missing, notes, assumes_gpu=settings.engine.assume_gpu)
+    report = EngineDiagnosis(engine, missing, notes, assumes_gpu=assumes_gpu)
     if engine is None:
         return report
     try:
-        libraries = BoundedCall(partial(_libraries, engine, settings.engine.env), LIBRARY_SECONDS).result()[0]
+        libraries = BoundedCall(partial(_libraries, engine, env), LIBRARY_SECONDS).result()[0]
     except CallFailed:  # what the engine itself says of its devices matters more
         return report
     return replace(report, unresolved=libraries[0], libraries=libraries[1])

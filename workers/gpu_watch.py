@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from app.entities.gpu import GpuSnapshot, GpuState
 from app.settings.configuration import ConfigurationError
 from app.settings.schema import Settings
+from app.use_cases.reporting.engines import gpus_it_cannot_use, own_engine_problems
 from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.gpu_sleep import may_sleep
 from workers.builders import build_gpu_poller
-from workers.engine.current_engine import CurrentEngine
+from workers.engine.engines import Engines
 from workers.gpu.poller import GpuPoller
 from workers.pool.gpu_names import GpuNamesCheck
 from workers.pool.pinned_models import PinnedModelsCheck
 from workers.telemetry.gpu_trends import GpuTrends
 from workers.telemetry.store import StateStore
 
+log = logging.getLogger(__name__)
+
 
 class GpuWatch:
     """Owner of the GPU poller. `post` gives the pool, in whose state the snapshot is kept, an event."""
 
     def __init__(
-        self, settings: Settings, engine: CurrentEngine, store: StateStore, post: Callable[[ev.Event], None]
+        self, settings: Settings, engines: Engines, store: StateStore, post: Callable[[ev.Event], None]
     ) -> None:
         self._store = store
         self.trends = GpuTrends()
         self._post = post
+        self._engines = engines
+        self._logged: tuple[str, ...] = ()  # by the thread `gpus`
         self._poller: GpuPoller | None = None  # None: GPUs are disabled
         if store.gpus.state is not GpuState.DISABLED:
-            self._poller = build_gpu_poller(settings, engine, self._publish, lambda now: may_sleep(store.pool, now))
+            self._poller = build_gpu_poller(settings, engines, self._publish, lambda now: may_sleep(store.pool, now))
         # Both are replaced by a reload.
         self._pinned: PinnedModelsCheck | None = None
         self._names = GpuNamesCheck(settings.gpu_names())
@@ -73,7 +80,18 @@ class GpuWatch:
     def _publish(self, gpus: GpuSnapshot) -> None:
         """Called by the poller's thread."""
         self._post(ev.GpusPolled(gpus, time.monotonic()))
+        self._log_own_engines(gpus)
         self.trends.add(gpus)
         self._names.check(gpus)
         if self._pinned is not None:
             self._pinned.check(gpus)
+
+    def _log_own_engines(self, gpus: GpuSnapshot) -> None:
+        """What models' own engines cannot use, once; that one does not work at all is logged when it is probed."""
+        states = {engine: replace(state, problem="") for engine, state in self._engines.states().items()}
+        found = (*own_engine_problems(states, gpus), *gpus_it_cannot_use(states, gpus))
+        problems = tuple(dict.fromkeys(found)) if gpus.views else self._logged
+        for problem in problems:
+            if problem not in self._logged:
+                log.warning("%s", problem)
+        self._logged = problems

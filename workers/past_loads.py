@@ -30,7 +30,7 @@ def learned_request(
     history = past_loads()
     if not history.knows(model.path):
         return None
-    engine = build_engine(settings)
+    engine = build_engine(settings, model.launch.engine)
     gpus = GpuSnapshot(GpuState.DISABLED, at=0.0)
-    source = EstimateSource(history, lambda: engine.facts, ModelHeaders(model_shape), lambda: gpus)
+    source = EstimateSource(history, lambda own: engine.facts, ModelHeaders(model_shape), lambda: gpus)
     return source.request_by_headers(model, shape, companions)

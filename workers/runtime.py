@@ -29,7 +29,7 @@ from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
 from workers.build_peers import build_peers, patience
-from workers.builders import build_engine, build_engine_reader, build_relay, build_spawn, gpus_at_start
+from workers.builders import build_engine_reader, build_engines, build_relay, build_spawn, gpus_at_start
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
@@ -73,12 +73,13 @@ class Runtime:
         self._settings = settings
         self._refusals = refusals
         self.has_models = has_models(settings)
-        self._engine = engine = build_engine(settings, self._engine_replaced)
+        self._engines = engines = build_engines(settings, self._engine_replaced)
+        engines.use(settings.own_engines())
         shapes = ModelHeaders(model_shape)
         self._files = StateFiles(state_folder(), settings)
-        self._store = StateStore(PoolState(build_limits(settings, engine.facts), gpus=gpus_at_start(settings)))
+        self._store = StateStore(PoolState(build_limits(settings, engines), gpus=gpus_at_start(settings)))
         self._catalog = build_catalog(settings, shapes)
-        self._needs = EstimateSource(self._files.history, engine.refresh, shapes, lambda: self._store.gpus)
+        self._needs = EstimateSource(self._files.history, engines.refresh, shapes, lambda: self._store.gpus)
         self._plans = Plans(self._store, self._needs.placement_request, read_memory)
         machine = ServiceMachine(lambda: self._settings, self._needs, self._plans)
         self._downloads = build_downloads(lambda: self._settings, self._catalog.reload, machine)
@@ -89,12 +90,12 @@ class Runtime:
         self._relay = build_relay(settings, self._store, self._has_ended)
         self._peers = build_peers(settings, self._relay.mover)
         others = self._bodies, self._downloads, self._peers
-        self._gauges = build_gauges(self._store, engine, self._files.tokens, *others)
-        self._gpus = GpuWatch(settings, engine, self._store, lambda event: self._pool.post(event))
+        self._gauges = build_gauges(self._store, engines.service, self._files.tokens, *others)
+        self._gpus = GpuWatch(settings, engines, self._store, lambda event: self._pool.post(event))
         self._read_ahead = ReadAhead(lambda: file_to_read_ahead(self._store.pool))
         self._pool = self._build_pool()
         self._engine_reader, self._engine_slots = build_engine_reader(self._pool, self._store, self._gauges)
-        self._startup_check = StartupCheck(self._store, self._catalog, shapes, self._needs, engine)
+        self._startup_check = StartupCheck(self._store, self._catalog, shapes, self._needs, engines)
         self._reload = ConfigurationReload(
             settings, self._store, self._catalog, self._startup_check.candidate, self._apply
         )
@@ -104,7 +105,7 @@ class Runtime:
         store, needs, gpus = self._store, self._needs, self._gpus
         return Pool(
             store,
-            build_spawn(self._settings, self._engine, self._files, needs, store),
+            build_spawn(self._settings, self._engines, self._files, needs, store),
             read_memory,
             gpus.read_now,
             needs.placement_request,
@@ -143,8 +144,9 @@ class Runtime:
             engine_slots=self._engine_slots,
             refusals=self._refusals,
             gauges=self._gauges,
-            engine=self._engine.facts,
-            engine_problem=self._engine.problem,
+            engine=self._engines.service.facts,
+            engine_problem=self._engines.service.problem,
+            own_engines=self._engines.states(),
             version=version(),
             started_at=time.monotonic(),
             read_ram=lambda: read_memory({}),
@@ -193,7 +195,10 @@ class Runtime:
     def _apply(self, candidate: CheckedConfiguration, changes: ModelChanges) -> None:
         """New requests see the new keys and models first; then the pool ends what has changed."""
         before, settings = self._settings, candidate.settings
-        self._engine.refresh()  # one that was missing may be installed by now
+        self._engines.service.refresh()  # one that was missing may be installed by now
+        if self._engines.use(settings.own_engines()):
+            self._engine_replaced()  # loads wait until it is known which GPUs the new one can use
+        self.services.own_engines = self._engines.states()
         self._settings = settings
         self.services.settings = build_request_settings(settings)
         self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)
@@ -201,13 +206,15 @@ class Runtime:
         self._files.apply(settings)
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
-        self._pool.reconfigure(build_limits(settings, self._engine.facts), models)
+        self._pool.reconfigure(build_limits(settings, self._engines), models)
         self._gpus.replace_checks(GpuNamesCheck(settings.gpu_names()), candidate.pinned)
         begin_preload(newly_preloaded(before, settings, changes), self._catalog, self._load)
 
     def _engine_replaced(self) -> None:
         """Called by the thread that noticed it. Running servers stay; the next ones are started with the new engine."""
-        self.services.engine, self.services.engine_problem = self._engine.facts, self._engine.problem
+        service = self._engines.service
+        self.services.engine, self.services.engine_problem = service.facts, service.problem
+        self.services.own_engines = self._engines.states()
         self._pool.post(ev.EngineReplaced(time.monotonic()))
         self._gpus.read_now()
 

@@ -10,7 +10,7 @@ from workers.build_catalog import build_catalog
 from workers.build_limits import build_limits
 from workers.catalog.catalog import Catalog
 from workers.catalog.model_headers import ModelHeaders
-from workers.engine.current_engine import CurrentEngine
+from workers.engine.engines import Engines
 from workers.gpu.ram import read_memory
 from workers.pool.estimate_source import EstimateSource
 from workers.pool.pinned_models import PinnedModelsCheck, pinned_requests
@@ -27,9 +27,9 @@ class StartupCheck:
         catalog: Catalog,
         shapes: ModelHeaders[ModelShape],
         needs: EstimateSource,
-        engine: CurrentEngine,
+        engines: Engines,
     ) -> None:
-        self._store, self._catalog, self._shapes, self._needs, self._engine = store, catalog, shapes, needs, engine
+        self._store, self._catalog, self._shapes, self._needs, self._engines = store, catalog, shapes, needs, engines
 
     def candidate(self, settings: Settings) -> CheckedConfiguration:
         """Checks what a start checks. Raises ConfigurationError and OSError."""
@@ -44,4 +44,4 @@ class StartupCheck:
 
     def of_pinned(self, settings: Settings, catalog: Catalog) -> PinnedModelsCheck:
         pinned = pinned_requests(settings.pinned, catalog, self._needs)
-        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engine.facts), read_memory)
+        return PinnedModelsCheck(self._store, pinned, build_limits(settings, self._engines), read_memory)

@@ -41,6 +41,7 @@ def check_config(config: Path | None, as_json: bool) -> None:
         with _loggers_disabled("workers.catalog.catalog", "workers.pool.pinned_models"):
             errors, warnings = _check_this_machine(settings)
             catalog = _catalog(settings)
+        errors = (*_errors_in_model_engines(settings), *errors)
         warnings = (*_warnings_about_engine(settings), *catalog.warnings, *warnings)
         check = check.with_models(catalog.models()).with_warnings(warnings).with_errors(errors)
     if as_json:
@@ -70,12 +71,32 @@ def _check_this_machine(settings: Settings) -> tuple[tuple[str, ...], tuple[str,
 
 
 def _warnings_about_engine(settings: Settings) -> list[str]:
-    import shutil
+    from workers.engine.binary import engine_program
+    from workers.engine.probe_process import EngineNotFound
+    from workers.folders import cache_folder
 
     binary = settings.engine.binary
-    if binary in ("auto", "embedded") or shutil.which(os.path.expanduser(binary)):
+    if binary in ("auto", "embedded"):
         return []
-    return [f"engine.binary: no such program: {binary}; no model can be served without it"]
+    try:
+        engine_program(binary, cache=cache_folder())
+    except EngineNotFound:
+        return [f"engine.binary: no such program: {binary}; no model can be served without it"]
+    return []
+
+
+def _errors_in_model_engines(settings: Settings) -> Iterator[str]:
+    """A line for each model whose own engine does not exist, or cannot be run."""
+    from workers.engine.binary import engine_program
+    from workers.engine.probe_process import EngineNotFound
+    from workers.folders import cache_folder
+
+    for engine, use in settings.own_engines().items():
+        for name in use.models if engine.binary not in ("auto", "embedded") else ():
+            try:
+                engine_program(engine.binary, cache=cache_folder(), key=f"models.{name}.engine")
+            except EngineNotFound as error:
+                yield str(error)
 
 
 def _catalog(settings: Settings) -> Catalog:

@@ -52,15 +52,17 @@ def engine_correction(
     config: Path | None,
 ) -> Correction:
     """What the engine says of this start on the CPU; why it cannot tell is its text."""
-    from workers.builders import build_engine
+    from workers.builders import build_engine, own_environment
     from workers.engine.projection import NotProjected, project_on_cpu
 
     settings = read_settings(config)
-    engine = build_engine(settings)
+    own = query.launch.engine if query.launch else None
+    engine = build_engine(settings, own)
     if engine.facts is None:
         return Correction(problem=f"no engine can be asked: {engine.problem}")
+    env = own_environment(settings.engine.env, own)
     try:
-        projected = project_on_cpu(_model_to_start(query, arguments, options), engine.facts, settings.engine.env)
+        projected = project_on_cpu(_model_to_start(query, arguments, options), engine.facts, env)
     except NotProjected as error:
         return Correction(problem=f"the engine did not answer: {error}")
     return correction(estimate_memory(shape, options.without_gpus, companions=companions), projected)

@@ -148,6 +148,8 @@ def _sizes(text: str, devices: int) -> tuple[int, ...]:
 
 def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
     """Notes about options that may not have the effect the user expects."""
+    from app.use_cases.estimate.tensor_overrides import unmatched_patterns
+
     notes, trained = [], shape.hparams.integer("context_length")
     if 0 < trained < options.ctx_size:
         notes.append(f"the model was trained with a context of {trained:,} tokens")
@@ -157,4 +159,4 @@ def _notes(shape: ModelShape, options: ModelOptions) -> list[str]:
         notes.append("prompt_cache auto adds a share of the RAM that is free at the start; `plan` says how much")
     if options.n_cpu_moe and not shape.largest_expert_bytes:
         notes.append("the model has no experts to keep in RAM")
-    return notes
+    return [*notes, *unmatched_patterns(shape, options)]

@@ -180,6 +180,7 @@ def logger_disabled(name: str) -> Iterator[None]:
 
 def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOptions:
     """The options, overridden by the command line. Conflicting options end the command."""
+    from app.use_cases.estimate.tensor_overrides import gpu_of
     from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_options
 
     split = _split(typed["tensor_split"], typed["devices"]) if typed["tensor_split"] is not None else {}
@@ -188,11 +189,16 @@ def apply_typed_options(options: ModelOptions, typed: dict[str, Any]) -> ModelOp
     except ConflictingOptions as error:
         exit_wrong_use(str(error))
     if options.main_gpu >= max(1, options.devices):
-        exit_wrong_use(
-            f"--main-gpu {options.main_gpu}: there {'is' if options.devices == 1 else 'are'} "
-            f"{pluralize(options.devices, 'device')}, numbered from 0"
-        )
+        _exit_absent(f"--main-gpu {options.main_gpu}", options)
+    for pattern, buffer in options.overrides:
+        if (device := gpu_of(buffer)) is not None and device >= options.devices:
+            _exit_absent(f"--override-tensor {pattern}={buffer}", options)
     return options
+
+
+def _exit_absent(what: str, options: ModelOptions) -> NoReturn:
+    count = options.devices
+    exit_wrong_use(f"{what}: there {'is' if count == 1 else 'are'} {pluralize(count, 'device')}, numbered from 0")
 
 
 def spelled(key: str) -> str:

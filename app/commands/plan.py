@@ -58,6 +58,7 @@ def plan(model: str, gpus: Path | None, ask_engine: bool, as_json: bool, config:
     1 it cannot; 2 usage error, or the file is not a model.
     """
     from app.errors import InvalidModelFile
+    from app.use_cases.estimate.tensor_overrides import unmatched_patterns
     from app.use_cases.placement.placement import decide
     from app.use_cases.reporting.decisions import decision_json
     from app.use_cases.reporting.plans import machine_json
@@ -76,11 +77,12 @@ def plan(model: str, gpus: Path | None, ask_engine: bool, as_json: bool, config:
     elapsed_ms = round(1000 * (time.perf_counter() - begin), 3)
     names = {resident.id: resident.model for resident in world.residents}
     report = decision_json(decision, [names[number] for number in decision.evict])
+    notes = [*arguments.notes, *unmatched_patterns(request.shape, request.options)]
     report |= {**machine_json(world), "elapsed_ms": elapsed_ms}
     if as_json:
-        print_json(report | ({"notes": arguments.notes} if arguments.notes else {}))
+        print_json(report | ({"notes": notes} if notes else {}))
     else:
-        click.echo("\n".join([*_lines(report, decision, world), *arguments.notes]))
+        click.echo("\n".join([*_lines(report, decision, world), *notes]))
     if decision.outcome is Outcome.REFUSE:
         sys.exit(ANSWER_IS_NO)
 
@@ -99,6 +101,7 @@ def _request(
 ) -> PlacementRequest:
     """The question to the placement. Raises InvalidModelFile."""
     from app.commands.placement_request import request_by_file
+    from app.use_cases.estimate.tensor_overrides import gpu_of
     from app.use_cases.launch.typed_options import ConflictingOptions, with_typed_devices
     from app.use_cases.model_shape.shape import model_shape
     from workers.gguf.header import read_header
@@ -111,6 +114,9 @@ def _request(
         options = with_typed_devices(options_for_task(query, header), query.constraints, typed, spelled)
     except ConflictingOptions as error:
         exit_wrong_use(str(error))
+    for pattern, buffer in options[0].overrides:
+        if gpu_of(buffer) is not None:
+            exit_wrong_use(f"--override-tensor {pattern}={buffer}: plan chooses the GPUs; write CPU, or use estimate")
     request = remembered_request(query, shape, options[0], companions, config)
     if request is None:
         request = request_by_file(shape, *options, companions)

@@ -41,7 +41,7 @@ def this_machine(
     note_unmatched_names(query, (*snapshot.gpus, *snapshot.missing))
     memory = read_memory({})
     ledger = Ledger(snapshot, memory, (), query.gpu_limits)
-    world = world_of(ledger, query.policy, memory.at, uses_gpus=not snapshot.engine_problem)
+    world = world_of(ledger, query.policy, memory.at, uses_gpus=snapshot.has_engine_for_gpus)
     return world, unplaceable_reason(snapshot, query.cpu_fallback)
 
 

@@ -14,5 +14,17 @@ class EngineLoad:
     tokens_per_second: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Tokens that were drafted for a llama-server since it was started."""
+
+    tokens: int
+    accepted: int  # by its model
+
+    @property
+    def acceptance(self) -> float:
+        return self.accepted / self.tokens if self.tokens else 0.0
+
+
 IDLE = EngineLoad(0, 0.0, 0.0)
 UNKNOWN = EngineLoad()

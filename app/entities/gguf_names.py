@@ -25,6 +25,9 @@ _QUANTIZATION = re.compile(
 _SEPARATORS = re.compile(r"[\W_]+")
 # Words that say how a file was made, not from which model: quantized with an importance matrix, or with MTP layers.
 _VARIANTS = frozenset({"model", "i1", "imat", "mtp"})
+_HEAD_WORDS = re.compile(
+    r"(?<![^\W_])(?:eagle3?|dflash|dspark|assistant|draft|head|speculator)(?![^\W_])", re.IGNORECASE
+)
 DRAFT_HEADS = ("mtp-", "eagle3-", "dflash-", "dspark-")
 
 
@@ -76,6 +79,11 @@ def family(stem: str) -> str:
     """The name without what differs between a model's quantizations and projectors."""
     rest = _QUANTIZATION.sub(" ", stem).lower().replace("mmproj", " ")
     return "".join(word for word in _SEPARATORS.split(rest) if word not in _VARIANTS)
+
+
+def family_of_head(stem: str) -> str:
+    """As `family`, of a draft head's name: without what says that it is one."""
+    return family(_HEAD_WORDS.sub(" ", stem))
 
 
 def name_suffixes(stem: str) -> list[str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from app.entities.launch import OwnEngine
+
 OVERDUE_POLLS = 3  # a snapshot is overdue after this many missed polls
 OVERDUE_SECONDS = 2.0  # plus the time a reading itself may take
 
@@ -111,6 +113,20 @@ class MissingGpu:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineView:
+    """What one engine can use of the GPUs of a reading."""
+
+    problem: str = ""  # why it can use none
+    unusable: Mapping[str, str] = field(default_factory=dict)  # why it cannot use some, by UUID
+    vulkan_numbers: Mapping[str, int] = field(default_factory=dict)  # by UUID, if it uses them through Vulkan
+    assumed: frozenset[str] = frozenset()  # UUIDs of those whose number is assumed
+
+    def numbered(self, gpu: Gpu) -> Gpu:
+        """The GPU with this engine's number."""
+        return replace(gpu, vulkan_number=self.vulkan_numbers.get(gpu.uuid), is_vulkan_assumed=gpu.uuid in self.assumed)
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSnapshot:
     """Result of one NVML reading. Immutable; the next reading replaces it."""
 
@@ -120,7 +136,10 @@ class GpuSnapshot:
     missing: tuple[MissingGpu, ...] = ()
     problem: str = ""  # why there are no GPUs, or what is wrong
     expected: str = ""  # evidence that GPUs should be present although none is; "" without any
-    engine_problem: str = ""  # why llama-server cannot use the GPUs
+    engine_problem: str = ""  # why the service's llama-server cannot use the GPUs
+    # With engines that models have of their own: what each can use, the service's (None) too. `gpus` are those that one
+    # of them can use, and have the numbers of the service's.
+    views: Mapping[OwnEngine | None, EngineView] = field(default_factory=dict)
     driver_version: str = ""
     cuda_version: str = ""  # newest version the driver supports
     answered_at: float | None = None  # when NVML last listed its GPUs
@@ -135,11 +154,25 @@ class GpuSnapshot:
         problem = f"NVML has not responded for {now - self.at:.0f} s; GPU data is that old"
         return replace(self, state=GpuState.HUNG, problem=problem)
 
+    def seen_by(self, engine: OwnEngine | None) -> GpuSnapshot:
+        """This snapshot as one of the engines sees it: without the GPUs that it cannot use."""
+        view = self.views.get(engine)
+        if view is None:
+            return self
+        usable = self.without(view.unusable)
+        gpus = tuple(view.numbered(gpu) for gpu in usable.gpus)
+        return replace(usable, gpus=gpus, engine_problem=view.problem, views={})
+
+    @property
+    def has_engine_for_gpus(self) -> bool:
+        """Whether an engine can use GPUs, the service's or a model's own."""
+        return not self.engine_problem or any(not view.problem for view in self.views.values())
+
     @property
     def has_usable_gpu(self) -> bool:
         """Whether models can be placed on a GPU: what health, placements and launches go by. Ask the snapshot as of
         now."""
-        return self.state is GpuState.OK and bool(self.gpus) and not self.engine_problem
+        return self.state is GpuState.OK and bool(self.gpus) and self.has_engine_for_gpus
 
     @property
     def uses_vulkan(self) -> bool:

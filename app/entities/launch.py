@@ -26,6 +26,38 @@ class EngineFacts:
     architectures: tuple[str, ...] = ()  # compute capabilities of an installed one's CUDA code: "8.9"; else not known
 
 
+@dataclass(frozen=True, slots=True)
+class OwnEngine:
+    """An engine that a model has instead of the service's."""
+
+    binary: str  # auto, embedded, the name of an installed one, or a path
+    library_path: str = ""  # the LD_LIBRARY_PATH of the model's `env`
+
+    def __str__(self) -> str:
+        return self.binary
+
+    def shown(self, shows_paths: bool) -> str | None:
+        """Its name in a report; None: a path of this machine, which the reader may not see."""
+        return self.binary if shows_paths or "/" not in self.binary else None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUse:
+    """Whose own engine it is."""
+
+    models: tuple[str, ...]
+    gpu_models: tuple[str, ...]  # those of them that may use GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """An engine as it is now."""
+
+    facts: EngineFacts | None = None  # the last that worked; None: there never was one
+    problem: str = ""  # why there is none, or why the one that replaced it does not work, and what to do
+    use: EngineUse = EngineUse((), ())
+
+
 ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers
 AUTO_CTX_TOKENS = 4096  # `ctx_size: auto`, before a placement chooses a longer context
 LONGEST_AUTO_CTX_TOKENS = 131072
@@ -135,3 +167,4 @@ class LaunchSettings:
     mmproj: str | None = None  # path of the projector that lets the model see or hear
     args: tuple[str, ...] = ()  # further arguments, passed on unchanged
     env: Mapping[str, str] = field(default_factory=dict, repr=False)  # further variables; may hold secrets
+    engine: OwnEngine | None = None  # None: the service's

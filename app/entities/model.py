@@ -72,6 +72,7 @@ class Model:
     variant: str = ""  # the one whose name it was found by
     media: frozenset[Media] = frozenset()  # what its projector takes
     source: ModelSource = ModelSource.FILE
+    draft_heads: tuple[str, ...] = ()  # paths of files beside it that may draft tokens for it
     # None until the header has been read. Not compared: the same model is known better later.
     facts: HeaderFacts | None = field(default=None, compare=False, repr=False)
     capabilities: Capabilities | None = field(default=None, compare=False, repr=False)

@@ -155,6 +155,7 @@ class Placement:
     unified: tuple[str, ...] = ()  # UUIDs of the GPUs whose memory is RAM
     parks_idle_slots: bool = False  # its prompt cache holds all that idle slots may have to leave there
     speculation: str = ""  # the --spec-type that was added to the options because there is room; "": none was
+    draft_head: str = ""  # path of the file that drafts tokens with it; "": the model itself, or nothing
     shares: tuple[int, ...] = ()  # of every tensor, on each GPU, where they are not split by layers
 
     @property

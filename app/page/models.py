@@ -64,7 +64,7 @@ def _server_row(server: Mapping[str, Any]) -> dict[str, Any]:
         "slots": f"{server['slots_busy']} of {server['slots']}" if is_up else "",
         "dots": _dots(server) if is_up else (),
         "speed": f"{rate(server['tokens_per_second'])} out" if server["tokens_per_second"] else "",
-        "speed_note": f"{rate(server['prompt_tokens_per_second'])} in" if server["prompt_tokens_per_second"] else "",
+        "speed_note": " · ".join(_speed_notes(server)),
         "context": _context(server),
         "context_note": f"instead of {tokens(server['full_ctx_size'])}" if server["full_ctx_size"] else "",
         "memory": size(server["measured_bytes"] if server["measured_bytes"] is not None else server["estimated_bytes"]),
@@ -76,10 +76,17 @@ def _server_row(server: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _speed_notes(server: Mapping[str, Any]) -> Iterator[str]:
+    if server["prompt_tokens_per_second"]:
+        yield f"{rate(server['prompt_tokens_per_second'])} in"
+    if drafts := server.get("drafts"):
+        yield f"{drafts['accepted_percent']} % of drafts accepted"
+
+
 def _memory_notes(server: Mapping[str, Any]) -> Iterator[str]:
     yield f"estimate {size(server['estimated_bytes'])}" if server["measured_bytes"] else "estimate"
     if cache := server.get("prompt_cache_bytes"):
-        yield f"prompt cache {size(cache)}"
+        yield f"prompt cache up to {size(cache)}"
     load = server.get("load")
     if load and load["size_bytes"] >= SHOWN_LOAD_BYTES:
         yield f"loaded at {size(load['bytes_per_second'])}/s"
@@ -100,6 +107,8 @@ def _place_notes(server: Mapping[str, Any]) -> Iterator[str]:
         yield server["device"]
     if server["pid"]:
         yield f"pid {server['pid']}"
+    if engine := server.get("engine"):
+        yield f"engine {engine}"
 
 
 def _dots(server: Mapping[str, Any]) -> tuple[bool, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Protocol
 
-from app.entities.engine_load import EngineLoad
+from app.entities.engine_load import Drafts, EngineLoad
 from app.errors import ProxyError
 from app.use_cases.reporting.last_hour import ActivityCounts
 from app.use_cases.reporting.recent_requests import RequestRecord
@@ -65,6 +65,10 @@ class EngineLoads(Protocol):
     @property
     def loads(self) -> Mapping[int, EngineLoad]:
         """By server id, as of the last second; replaced whole. A server that is idle, or not read yet, is not in it."""
+
+    @property
+    def drafts(self) -> Mapping[int, Drafts]:
+        """By server id, as of the last reading of its metrics: of those for which tokens were drafted."""
 
     def view(self) -> None:
         """Somebody looks now. Never waits."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import Server
-from app.errors import ContextLengthExceeded, EngineGone, NoEngine, ProxyError
+from app.errors import ContextLengthExceeded, EngineGone, ProxyError
 from app.ports import Address, Lease, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.answer_head import answer_head, as_header
@@ -18,6 +18,7 @@ from app.routes.error_response import PHRASES, respond_with_error, status_of
 from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address
+from app.routes.model_engine import check_engine
 from app.routes.peer_exchange import PeerExchange
 from app.routes.request_record import request_record
 from app.routes.virtual_names import first_slot
@@ -113,9 +114,8 @@ class Exchange(PeerExchange):
     def _begin_with(self, model: Model) -> None:
         request, self.model = self.request, model
         self._check_model(model)
-        if self.services.engine is None:
-            raise NoEngine(self.services.engine_problem)
         if not self.takes_slot:
+            check_engine(self.services, model)
             self._send(loaded_address(request, self.route, model))
         elif (lease := first_slot(request, self.options.model, self._requirements, model, self._wait_for)) is not None:
             self._send_on(lease)
@@ -125,6 +125,7 @@ class Exchange(PeerExchange):
         if model is not self.model:  # a virtual name's next one
             self.model = model
             self._check_model(model)
+        check_engine(self.services, model)
         return self._wait_for_slot(model, self.client)
 
     def _wait_for_slot(self, model: Model, client: WatchedClient) -> Lease | None:

@@ -10,7 +10,7 @@ from app.errors import Draining, NoEngine
 from app.routes.authorization import is_anonymous
 from app.routes.incoming_request import current_request
 from app.routes.peer_models import visible_peers
-from app.routes.visibility import visible_configuration, visible_pins, visible_pool
+from app.routes.visibility import sees_paths, visible_configuration, visible_pool, visible_problems
 from app.services import services
 from app.use_cases.reporting.peer_models import peers_report
 from app.use_cases.reporting.report import health
@@ -30,8 +30,9 @@ def show_health() -> Response:
 def health_report() -> dict[str, object]:
     """The state of the service, with the servers of the models that the request's key may use."""
     s, request = services(), current_request()
-    pool, pins, configuration = visible_pool(request), visible_pins(request), visible_configuration(request)
-    report = health(pool, s.store.gpus, pins, configuration, s.engine, s.engine_problem, s.version, time.monotonic())
+    pool, problems, configuration = visible_pool(request), visible_problems(request), visible_configuration(request)
+    engines = s.engine, s.engine_problem, s.own_engines if sees_paths(request) else None
+    report = health(pool, s.store.gpus, problems, configuration, *engines, s.version, time.monotonic())
     return report | {"peers": peers_report(visible_peers(request))}
 
 

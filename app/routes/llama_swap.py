@@ -12,7 +12,7 @@ from app.entities.model import Model
 from app.errors import NotAllowed
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.models import admitted, known_or_loaded
-from app.routes.visibility import visible_engine, visible_pool
+from app.routes.visibility import visible_engines, visible_pool
 from app.use_cases.reporting.model_status import running
 
 bp = Blueprint("llama_swap", __name__)
@@ -32,7 +32,7 @@ def list_running() -> Response:
     """The servers of the models that the key may use; command lines for admins only."""
     request = current_request()
     pool = visible_pool(request)
-    return jsonify(running(pool.servers, visible_engine(request), pool.limits.ttl_seconds))
+    return jsonify(running(pool.servers, visible_engines(request), pool.limits.ttl_seconds))
 
 
 @bp.get("/unload")

@@ -12,7 +12,7 @@ from flask import request as flask_request
 from werkzeug.exceptions import MethodNotAllowed
 
 from app.entities.model import Model
-from app.errors import InvalidModelFile, InvalidRequest, ModelNotFound, NoEngine
+from app.errors import InvalidModelFile, InvalidRequest, ModelNotFound
 from app.ports import BodyFile, RequestBody, WatchedClient
 from app.request_body.content import MULTIPART
 from app.request_body.grace_period import grace_seconds
@@ -21,6 +21,7 @@ from app.routes.download_rules import visible_downloads
 from app.routes.download_wait import DownloadWait
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
+from app.routes.model_engine import check_engine
 from app.routes.peer_models import listed_peer_model, peer_models_for_lists
 from app.routes.requested_model import read_request
 from app.routes.visibility import (
@@ -33,7 +34,7 @@ from app.routes.visibility import (
     servable_model,
     virtual_names,
     visible_decisions,
-    visible_engine,
+    visible_engines,
 )
 from app.services import Services, services
 from app.use_cases.reporting.downloads import with_downloads
@@ -65,7 +66,7 @@ def list_models() -> Response:
     others = request.settings.list_aliases, virtual_names(request)
     if request.has(ANTHROPIC):
         return jsonify(anthropic_list(models, store.pool, store.decisions, *others, at_peers))
-    listed = model_list(models, store.pool, store.decisions, visible_engine(request), *others)
+    listed = model_list(models, store.pool, store.decisions, visible_engines(request), *others)
     listed["data"] += [entry for each in at_peers for entry in model_entries(each)]
     if request.path == "/models":
         listed["data"] = with_downloads(listed["data"], visible_downloads(request))
@@ -84,7 +85,7 @@ def show_model(name: str) -> Response:
     if request.has(ANTHROPIC):
         return jsonify(anthropic_entry(model, store.pool, store.decisions))
     decisions = visible_decisions(request) if key is None or key.admin else ()
-    entry = model_entry(model, store.pool, store.decisions, visible_engine(request))
+    entry = model_entry(model, store.pool, store.decisions, visible_engines(request))
     if stands_for := alternatives(request, name):
         entry = as_virtual(entry, name, stands_for)
     return jsonify(entry | model_placement(model, store.pool, decisions))
@@ -102,13 +103,12 @@ def load() -> Response:
     """Returns once the model's llama-server is starting, or has started. It waits for the download of its model, as an
     inference request does."""
     s = services()
-    if s.engine is None:
-        raise NoEngine(s.engine_problem)
     request = current_request()
     with admitted(s):
         name, _ = _ordered(request)
         with contextlib.closing(request.watch_client()) as client:
             model = _servable_or_downloaded(request, name, client)
+            check_engine(s, model)
             s.pool.load(model, s.settings.max_wait_seconds, client)
     return jsonify(success=True)
 

@@ -15,11 +15,12 @@ from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.peer_models import visible_peers
 from app.routes.visibility import (
     is_limited,
+    sees_paths,
     visible_configuration,
     visible_decisions,
     visible_hour,
-    visible_pins,
     visible_pool,
+    visible_problems,
     visible_records,
 )
 from app.services import Services, services
@@ -54,11 +55,12 @@ def status_text(request: IncomingRequest, min_age: float, max_age: float) -> byt
     services.engine_slots.view()
     facts = (
         *(store.pool, store.decisions, store.pins, store.configuration),
-        *(services.engine, services.engine_problem, services.engine_slots.loads, services.activity.version),
-        *(services.downloads.all, services.settings, services.peers.names),
+        *(services.engine, services.engine_problem, services.engine_slots.loads, services.engine_slots.drafts),
+        services.activity.version,
+        *(services.downloads.all, services.settings, services.own_engines, services.peers.names),
     )
     globs = request.key.models if is_limited(request.key) and request.key else None
-    audience = globs, may_unload(request)
+    audience = globs, may_unload(request), sees_paths(request)
 
     def make() -> bytes:
         return json.dumps(service_status(status_facts(request)), separators=(",", ":")).encode()
@@ -71,13 +73,14 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
     s, now = request.services, time.monotonic()
     visible, gpus = visible_pool(request), s.store.gpus.as_of(now)
     configuration = visible_configuration(request)
-    reasons = degraded_reasons(visible, gpus, visible_pins(request), configuration, s.engine_problem, now)
+    reasons = degraded_reasons(visible, gpus, visible_problems(request), configuration, s.engine_problem, now)
     return StatusFacts(
         pool=s.store.pool if is_limited(request.key) else visible,
         visible=visible,
         memory=_memory(s),
         records=visible_records(request),
         loads=s.engine_slots.loads,
+        drafts=s.engine_slots.drafts,
         hour=visible_hour(request),
         decisions=visible_decisions(request),
         downloads=visible_downloads(request),
@@ -87,6 +90,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         version=s.version,
         sees_all=not is_limited(request.key),
         is_admin=may_unload(request),
+        sees_paths=sees_paths(request),
         may_pull=may_pull(request),
         uptime_seconds=now - s.started_at,
         now=now,

@@ -14,6 +14,7 @@ from app.errors import (
     LoadTimeout,
     ModelDoesNotFit,
     ModelLoadFailed,
+    NoEngine,
     NoGpu,
     ProxyError,
     SpawnFailed,
@@ -25,7 +26,7 @@ from app.use_cases.requirements import Requirements
 
 # The model was not loaded, and another may be.
 LOAD_FAILURES = (
-    *(InsufficientVram, InvalidModelFile, LoadTimeout, ModelDoesNotFit, ModelLoadFailed, NoGpu, SpawnFailed),
+    *(InsufficientVram, InvalidModelFile, LoadTimeout, ModelDoesNotFit, ModelLoadFailed, NoEngine, NoGpu, SpawnFailed),
 )
 
 

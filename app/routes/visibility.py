@@ -10,15 +10,17 @@ from functools import partial
 
 from app.entities.configuration import ConfigurationState
 from app.entities.key import ApiKey
-from app.entities.launch import EngineFacts
 from app.entities.model import Model
 from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
 from app.errors import InvalidModelFile, ModelNotFound, NotSupported, ProxyError
 from app.routes.incoming_request import IncomingRequest
+from app.routes.model_engine import engine_of
 from app.routes.peer_models import may_use, model_at_peer, visible_peer_names
 from app.use_cases.reporting.decision_record import DecisionRecord
+from app.use_cases.reporting.engines import own_engine_problems
 from app.use_cases.reporting.last_hour import ActivityCounts
+from app.use_cases.reporting.model_status import EngineOf
 from app.use_cases.reporting.recent_requests import RequestRecord
 from app.use_cases.reporting.waiting import NOT_SHOWN
 from app.use_cases.requirements import NO_REQUIREMENTS, Requirements, suitable
@@ -166,14 +168,22 @@ def visible_pool(request: IncomingRequest) -> PoolState:
     return replace(pool, servers=servers, waiting=tuple(w for w in pool.waiting if may_use(key, w.model)))
 
 
-def visible_engine(request: IncomingRequest) -> EngineFacts | None:
-    """The engine, whose command lines have paths of this machine, for an admin or without keys."""
-    return request.services.engine if request.key is None or request.key.admin else None
+def sees_paths(request: IncomingRequest) -> bool:
+    """Whether it may see paths of this machine: that of an admin, or without keys."""
+    return request.key is None or request.key.admin
 
 
-def visible_pins(request: IncomingRequest) -> list[str]:
-    """Why the pinned models do not fit together, without names of other models."""
-    return [visible_text(request, reason) for reason in request.services.store.pins]
+def visible_engines(request: IncomingRequest) -> EngineOf:
+    """The engine of a model, whose command lines have paths of this machine."""
+    return partial(engine_of, request.services) if sees_paths(request) else lambda model: None
+
+
+def visible_problems(request: IncomingRequest) -> list[str]:
+    """What is wrong with models' own engines, and why the pinned models do not fit together, without names of other
+    models."""
+    services = request.services
+    reasons = (*own_engine_problems(services.own_engines, services.store.gpus), *services.store.pins)
+    return [visible_text(request, reason) for reason in reasons]
 
 
 def visible_configuration(request: IncomingRequest) -> ConfigurationState:

@@ -5,7 +5,7 @@ configuration.py reads them; page.py generates docs/configuration.md. Error mess
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.entities.key import ApiKey
-from app.entities.launch import LaunchSettings
+from app.entities.launch import EngineUse, LaunchSettings, OwnEngine
 from app.entities.model_name import folded, is_glob
 from app.entities.peer import Peer
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
@@ -217,7 +217,24 @@ class Settings(BaseSettings):
         """
         model = self._model(name)
         args = model.over_args((*self.engine.args, *model.args))
-        return LaunchSettings(model.over_arguments(args), args=args, env=dict(model.env))
+        engine = self._own_engine(model)
+        return LaunchSettings(model.over_arguments(args), args=args, env=dict(model.env), engine=engine)
+
+    def _own_engine(self, model: ModelSettings) -> OwnEngine | None:
+        if model.engine is None or model.engine == self.engine.binary:
+            return None
+        return OwnEngine(model.engine, model.env.get("LD_LIBRARY_PATH", ""))
+
+    def own_engines(self) -> dict[OwnEngine, EngineUse]:
+        """The engines that models have instead of the service's, and these models."""
+        found: dict[OwnEngine, list[str]] = {}
+        for name, model in self.models.items():
+            if engine := self._own_engine(model):
+                found.setdefault(engine, []).append(name)
+        return {engine: EngineUse(tuple(names), tuple(self._may_use_gpus(names))) for engine, names in found.items()}
+
+    def _may_use_gpus(self, names: Iterable[str]) -> Iterator[str]:
+        return (name for name in names if self._model(name).n_gpu_layers != 0)
 
     def constraints_of(self, name: str | None = None) -> PlacementConstraints:
         """The placement constraints of the model with that name. None, or a name without an entry: as in `defaults`."""

@@ -129,10 +129,10 @@ def _check_auto_off_or_path(value: str) -> str:
 
 
 def _check_override(override: str) -> str:
-    pattern, _, buffer = override.rpartition("=")
-    if not pattern or "," in override:
+    pattern, _, buffer = override.partition("=")  # as llama-server divides it
+    if not (pattern and buffer) or "," in override or "=" in buffer:
         raise ValueError(
-            f"write PATTERN=CPU, one for each item and without commas, such as ffn_.*_exps=CPU; not {override!r}"
+            f"write PATTERN=CPU, one for each item, with no comma or other =, such as ffn_.*_exps=CPU; not {override!r}"
         )
     if buffer != "CPU":
         raise ValueError(f"{buffer!r}: only CPU; on which GPU a tensor is, is the proxy's choice")

@@ -69,9 +69,17 @@ def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     yield "architecture", printable(str(meta.get("architecture") or ""))
     yield "context", _context_text(entry.get("context_length"), meta.get("n_ctx_train"))
     yield "device", printable((entry.get("placement") or {}).get("device", ""))
+    yield "engine", _engine_text(entry.get("engine"))
     if estimate:
         yield from memory_facts(estimate, (entry.get("placement") or {}).get("device", ""))
     yield "command line", " ".join(map(printable, status.get("args") or ()))
+
+
+def _engine_text(engine: Mapping[str, Any] | None) -> str:
+    """Of a model that has one of its own."""
+    if engine is None:
+        return ""
+    return printable(f"{engine['engine']}, {engine['problem'] or engine['version']}")
 
 
 def _context_text(context: int | None, trained: int | None) -> str:

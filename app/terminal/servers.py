@@ -81,11 +81,18 @@ def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
     yield from map(download_line, filter(is_running, status["downloads"]))
     yield from (f"{printable(s['model'])}: {printable(s['problem'])}" for s in status["servers"] if s["problem"])
     for server in status["servers"]:
+        if engine := server.get("engine"):
+            yield f"{printable(server['model'])}: engine {printable(engine)}"
         if full := server["full_ctx_size"]:
             sizes = f"{tokens_cell(server['ctx_size'])} of context instead of {tokens_cell(full)}"
             yield f"{printable(server['model'])}: has {sizes}, because other processes hold memory"
     yield from (
         f"{printable(s['model'])}: loaded {printable(s['load']['text'])}" for s in status["servers"] if _is_large(s)
+    )
+    yield from (
+        f"{printable(s['model'])}: {drafts['accepted_percent']} % of {drafts['tokens']:,} drafted tokens accepted"
+        for s in status["servers"]
+        if (drafts := s.get("drafts"))
     )
     if status["status"] == "draining":
         yield "The service is draining: it takes no more requests."

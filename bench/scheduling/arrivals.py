@@ -33,6 +33,19 @@ class Request:
     at: float
     subject: Subject
     service_seconds: float
+    client: str = ""  # of a closed loop
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Sort key: the earliest arrival first."""
+        return self.at, self.number
+
+
+FollowUp = Callable[[Request, float], Request | None]  # what the client of an answered request sends next
+
+
+def no_follow_up(_request: Request, _now: float) -> None:
+    """An open workload: nobody waits for an answer to send the next request."""
 
 
 Draw = Callable[[], Subject]

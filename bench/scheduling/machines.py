@@ -3,13 +3,15 @@
 A model is a shape and a quantization of bench/data/vram with a context of 8k and four slots; its memory is what the
 service estimates. Times follow from bytes: a load reads the weights at LOAD_BYTES_PER_SECOND, generation reads them
 once per token, and prompts are processed at a rate inversely proportional to them. Rough, but equal for all policies.
+
+Models that load at the same time share the disk; on the machines called "own disks" each has one of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.entities.launch import ModelOptions
 from app.entities.memory import Estimate
@@ -23,7 +25,6 @@ from bench.vram_truth import pairs_with_headers
 
 GIB = 1024**3
 RESERVE_BYTES = 512 * 1024**2  # per card, the default of gpu.reserve
-OVERHEAD_BYTES = 400 * 1024**2  # of CUDA, per card of a split
 SLOTS = 4
 MODELS = 30
 CONTEXT_TOKENS = 8192
@@ -56,6 +57,7 @@ SHAPES = (
 class Machine:
     name: str
     cards: tuple[int, ...]  # total bytes of each
+    shares_disk: bool = True
 
     @functools.cached_property
     def usable(self) -> dict[str, int]:
@@ -81,6 +83,7 @@ MACHINES = (
     Machine("2x24", (24 * GIB,) * 2),
     Machine("4x24+1x80", (*(24 * GIB,) * 4, 80 * GIB)),
 )
+OWN_DISKS = tuple(replace(each, name=f"{each.name} own disks", shares_disk=False) for each in MACHINES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +97,23 @@ class Subject:
     ram_bytes: int
 
     @property
+    def read_seconds(self) -> float:
+        """With the disk to itself."""
+        return self.weights_bytes / LOAD_BYTES_PER_SECOND
+
+    @property
     def load_seconds(self) -> float:
-        return START_SECONDS + self.weights_bytes / LOAD_BYTES_PER_SECOND
+        return START_SECONDS + self.read_seconds
 
     def service_seconds(self, context_tokens: int, generated_tokens: int) -> float:
         prompt = context_tokens * self.weights_bytes / PROMPT_RATE_BYTES
         return prompt + generated_tokens * self.weights_bytes / DECODE_BYTES_PER_SECOND
 
     def split_bytes(self, cards: int) -> int:
-        """Total bytes when split over this many cards."""
-        return self.gpu_bytes + (cards - 1) * OVERHEAD_BYTES
+        """Total bytes when split evenly over this many cards, as the service estimates it."""
+        options = replace(self.request.options, devices=cards, tensor_split=(1.0,) * cards)
+        split = self.request.estimate(options, ("card",) * cards)
+        return sum(device.booked_bytes for device in split.devices)
 
 
 @functools.cache

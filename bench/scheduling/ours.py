@@ -7,6 +7,7 @@ This module stands in for the pool, the server threads and the poller, and takes
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -20,8 +21,10 @@ from app.use_cases.scheduling.effects import Effect, Grant, ReadGpus, ReadMemory
 from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import PoolState
 from app.use_cases.scheduling.schedule import due_at, step
-from bench.scheduling.arrivals import Request
-from bench.scheduling.machines import GIB, RETURN_SECONDS, SLOTS, STOP_SECONDS, Machine, Subject
+from bench.scheduling.arrivals import FollowUp, Request, no_follow_up
+from bench.scheduling.causes import Causes
+from bench.scheduling.disk import Disk
+from bench.scheduling.machines import GIB, RETURN_SECONDS, SLOTS, START_SECONDS, STOP_SECONDS, Machine, Subject
 from bench.scheduling.results import Result
 
 RAM_BYTES = 512 * GIB
@@ -31,40 +34,56 @@ UNLIMITED = 1_000_000
 # No request is rejected, as for the peers.
 LIMITS = SchedulingLimits(max_waiting=UNLIMITED, max_waiting_per_model=UNLIMITED, ttl_seconds=inf)
 
+Configured = Callable[[Model], Model]  # with settings of its own
+
 
 @dataclass
 class Ours:
     machine: Machine
     requests: tuple[Request, ...]
+    follow_up: FollowUp = no_follow_up
     limits: SchedulingLimits = LIMITS
+    configured: Configured = lambda model: model
+    causes: Causes | None = None  # of the waits, if they are wanted
     result: Result = field(default_factory=Result)
     now: float = 0.0
     polled_at: float = 0.0  # by the poller; its readings are skipped while no request waits for a load
 
     def __post_init__(self) -> None:
         self.state = PoolState(self.limits)
-        self._of_ticket = {each.number: each for each in self.requests}
+        self.disk = Disk(self.machine.shares_disk)
+        self._of_ticket: dict[int, Request] = {}
         self._subjects = {each.name: each for each in self.machine.models}
-        self._models = {each.name: _model(each) for each in self.machine.models}
+        self._models = {each.name: self.configured(_model(each)) for each in self.machine.models}
         # Memory of exited servers, and when the driver reports it as free.
         self._being_released: list[tuple[float, dict[str, int]]] = []
-        self._agenda: list[tuple[float, int, ev.Event]] = []
+        self._agenda: list[tuple[float, int, ev.Event | None]] = []  # None: the disk may have read a model
         self._order = 0
 
     def run(self) -> Result:
         self._happen(ev.GpusPolled(self._gpus(), 0.0))
         for request in self.requests:
-            self._later(request.at, self._acquire(request))
+            self._arrives(request)
         while self._agenda:
             due = due_at(self.state)
             if due is not None and due <= self._agenda[0][0]:
-                self.now = max(self.now, due)
+                self._at(max(self.now, due))
                 self._happen(ev.Tick(self.now))
                 continue
-            self.now, _, event = heapq.heappop(self._agenda)
-            self._happen(self._as_of_now(event))
+            at, _, event = heapq.heappop(self._agenda)
+            self._at(at)
+            if event is None:
+                self._loads_finish()
+            else:
+                self._happen(self._as_of_now(event))
         assert not self.state.waiting, "every request is served"
         return self.result
+
+    def _at(self, at: float) -> None:
+        """Time passes until `at`."""
+        if self.causes is not None:
+            self.causes.add(self.state, at - self.now)
+        self.now = at
 
     # --- the simulated machine -------------------------------------------------------------------------------------
 
@@ -87,21 +106,33 @@ class Ours:
             case Spawn(server):
                 subject = self._subjects[server.model.name]
                 self.result.loads += 1
-                self.result.load_gpu_seconds += subject.load_seconds * len(server.placement.uuids)
                 self._later(self.now, ev.Spawned(server.id, server.id, 0.0))
-                self._later(self.now + subject.load_seconds, ev.Ready(server.id, 9000, 0.0))
+                self.disk.begin(server.id, self.now, START_SECONDS, subject.read_seconds)
+                self._later(self.disk.next_at(), None)
             case Stop(server_id):
+                self.disk.drop(server_id, self.now)
                 self._later(self.now + STOP_SECONDS, ev.Exited(server_id, "stopped", 0.0))
             case Grant(ticket):
                 request = self._of_ticket[ticket]
-                self.result.waits.append(self.now - request.at)
+                self.result.note(request, self.now)
                 self._later(self.now + request.service_seconds, ev.Release(ticket, 0.0))
+                if following := self.follow_up(request, self.now + request.service_seconds):
+                    self._arrives(following)
             case ReadGpus():
                 self._later(self.now + ANSWER_SECONDS, ev.GpusPolled(self.state.gpus, 0.0))
             case ReadMemory():
                 self._later(self.now, ev.MemoryRead(self._memory(), 0.0))
             case Refuse(ticket, refusal):
                 raise AssertionError(f"request {ticket} was rejected: {refusal}")
+
+    def _loads_finish(self) -> None:
+        for server_id in self.disk.finished(self.now):
+            server = self.state.server(server_id)
+            assert server is not None
+            self.result.load_gpu_seconds += (self.now - server.started_at) * len(server.placement.uuids)
+            self._happen(ev.Ready(server_id, 9000, self.now))
+        if (next_at := self.disk.next_at()) < inf:
+            self._later(next_at, None)
 
     def _as_of_now(self, event: ev.Event) -> ev.Event:
         """The event with the current time, and with current readings."""
@@ -116,9 +147,10 @@ class Ours:
         loaded = {server.model.name for server in self.state.servers}
         return any(each.model.name not in loaded for each in self.state.waiting)
 
-    def _acquire(self, request: Request) -> ev.Acquire:
+    def _arrives(self, request: Request) -> None:
+        self._of_ticket[request.number] = request
         model = self._models[request.subject.name]
-        return ev.Acquire(request.number, model, request.at, inf, request.subject.request)
+        self._later(request.at, ev.Acquire(request.number, model, request.at, inf, request.subject.request))
 
     def _gpus(self) -> GpuSnapshot:
         """A ready server holds the bytes booked for it, a loading one nothing yet."""
@@ -137,7 +169,7 @@ class Ours:
         held = {server.id: server.booked.get("cpu", 0) for server in self.state.servers if _is_up(server)}
         return MemoryReading(RAM_BYTES, RAM_BYTES - sum(held.values()), self.now, held)
 
-    def _later(self, at: float, event: ev.Event) -> None:
+    def _later(self, at: float, event: ev.Event | None) -> None:
         self._order += 1
         heapq.heappush(self._agenda, (at, self._order, event))
 

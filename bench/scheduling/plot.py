@@ -1,21 +1,24 @@
-"""Plots the runs of a result: loads and p95 wait over the offered load, by machine and trace.
+"""Plots the runs of a result: waits and loads over the offered load, by machine and trace, as means over the seeds.
 
 Requires matplotlib (`pip install '.[bench]'`).
 """
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 COLOURS = {
     "ours": "#0072b2",
-    "lru-count": "#cc79a7",
+    "lru-count": "#e69f00",
+    "lru-count-16": "#cc79a7",
     "fifo-swap": "#d55e00",
     "lru-memory": "#009e73",
     "lower-bound": "0.5",
 }
-PANELS = {"loads_per_1000": "loads per 1,000 requests", "p95_wait_s": "wait, p95, s"}
+PANELS = {"mean_wait_s": "wait, mean, s", "p95_wait_s": "wait, p95, s", "loads_per_1000": "loads per 1,000"}
 
 
 def draw(file: Path, runs: list[dict[str, Any]]) -> None:
@@ -33,7 +36,7 @@ def draw(file: Path, runs: list[dict[str, Any]]) -> None:
     for (machine, name), line in zip(rows, panels, strict=True):
         for trace, axes in zip(traces, line, strict=True):
             _lines(axes, [run for run in runs if run["machine"] == machine and run["trace"] == trace], name)
-            axes.set_title(f"{trace}, {machine}" if name == "loads_per_1000" else "")
+            axes.set_title(f"{trace}, {machine}" if name == next(iter(PANELS)) else "")
         line[0].set_ylabel(PANELS[name])
     figure.legend(
         *panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(COLOURS), frameon=False
@@ -44,9 +47,12 @@ def draw(file: Path, runs: list[dict[str, Any]]) -> None:
 
 def _lines(axes: Any, runs: list[dict[str, Any]], name: str) -> None:
     for policy, colour in COLOURS.items():
-        shown = [(run["load"], run[name]) for run in runs if run["policy"] == policy and run[name] is not None]
+        shown = defaultdict(list)
+        for run in runs:
+            if run["policy"] == policy and run[name] is not None:
+                shown[run["load"]].append(run[name])
         if shown:
-            style = "--" if policy == "lower-bound" else "-"
-            axes.plot(*zip(*shown, strict=True), style, color=colour, label=policy, marker=".", linewidth=1)
-    axes.set(yscale="log")
+            style, means = "--" if policy == "lower-bound" else "-", [statistics.fmean(each) for each in shown.values()]
+            axes.plot(list(shown), means, style, color=colour, label=policy, marker=".", linewidth=1)
+    axes.set(xscale="log", yscale="log")
     axes.grid(alpha=0.25)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_DRAFTS = "a draft head: it has no context without that of its model (llama-context.cpp, ctx_other)"
+_DRAFTS = "a draft head: its rows are those of its model (set head)"
 
 UNMEASURED: Mapping[str, str] = {
     "clip": "a projector, for llama-quantize only (src/models/clip.cpp aborts)",

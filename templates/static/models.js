@@ -83,7 +83,7 @@ function serverRow(server) {
     slots: isUp ? `${server.slots_busy} of ${server.slots}` : "",
     dots: isUp ? dotsOf(server) : [],
     speed: server.tokens_per_second ? `${rate(server.tokens_per_second)} out` : "",
-    speed_note: server.prompt_tokens_per_second ? `${rate(server.prompt_tokens_per_second)} in` : "",
+    speed_note: speedNotes(server).join(" · "),
     context: contextOf(server),
     context_note: server.full_ctx_size ? `instead of ${tokens(server.full_ctx_size)}` : "",
     memory: size(measured ?? server.estimated_bytes),
@@ -94,11 +94,18 @@ function serverRow(server) {
   };
 }
 
+function speedNotes({ prompt_tokens_per_second: prompt, drafts }) {
+  return [
+    ...(prompt ? [`${rate(prompt)} in`] : []),
+    ...(drafts ? [`${drafts.accepted_percent} % of drafts accepted`] : []),
+  ];
+}
+
 function memoryNotes(server) {
   const { measured_bytes: measured, prompt_cache_bytes: cache, load } = server;
   return [
     measured ? `estimate ${size(server.estimated_bytes)}` : "estimate",
-    ...(cache ? [`prompt cache ${size(cache)}`] : []),
+    ...(cache ? [`prompt cache up to ${size(cache)}`] : []),
     ...(load?.size_bytes >= SHOWN_LOAD_BYTES ? [`loaded at ${size(load.bytes_per_second)}/s`] : []),
   ];
 }
@@ -112,8 +119,9 @@ function placeOf({ gpus, device }) {
   return device === "cpu" ? "CPU" : device || UNKNOWN;
 }
 
-function placeNotes({ device, pid }) {
-  return [...(/^(cuda|cpu)/.test(device) ? [] : [device]), ...(pid ? [`pid ${pid}`] : [])];
+function placeNotes({ device, pid, engine }) {
+  const own = engine ? [`engine ${engine}`] : [];
+  return [...(/^(cuda|cpu)/.test(device) ? [] : [device]), ...(pid ? [`pid ${pid}`] : []), ...own];
 }
 
 function dotsOf({ slots, slots_busy: busy }) {

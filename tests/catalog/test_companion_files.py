@@ -10,6 +10,9 @@ import pytest
 from app.entities.launch import LaunchSettings
 from app.errors import InvalidModelFile
 from app.use_cases.estimate.companions import NO_COMPANIONS
+from bench.estimate import shape_of
+from bench.gpu.model_file import write_sparse_model
+from bench.gpu.shapes import Shape
 from tests.helpers.builders import a_gguf
 from workers.catalog.companion_files import CompanionFiles
 
@@ -32,3 +35,15 @@ def test_an_unreadable_file_in_args_is_a_warning_only(tmp_path: Path, caplog: py
         companions = CompanionFiles().read(LaunchSettings(args=("--lora", str(tmp_path / "none.gguf"))))
     assert companions == NO_COMPANIONS
     assert "none.gguf" in caplog.text
+
+
+def test_the_head_that_a_model_drafts_with_is_the_first_that_fits_and_the_engine_knows(tmp_path: Path):
+    names = ("eagle3-llama-3.1-8b", "dflash-qwen3-8b")
+    for name in names:
+        write_sparse_model(Shape(name, "Q4_K_M"), tmp_path / f"{name}.gguf")
+    paths, files = [str(tmp_path / f"{name}.gguf") for name in (*names, "gone")], CompanionFiles()
+    known = {"draft-eagle3", "draft-dflash"}.__contains__
+    head = files.head(paths, shape_of("qwen3-8b", "Q4_K_M"), known)
+    assert head is not None and (head.path, head.speculation) == (paths[1], "draft-dflash")
+    assert files.head(paths, shape_of("qwen3-8b", "Q4_K_M"), {"draft-eagle3"}.__contains__) is None
+    assert files.head(paths, shape_of("qwen2.5-7b", "Q4_K_M"), known) is None

@@ -71,6 +71,10 @@ def listed(folder: Path, *entries: ConfiguredModel) -> dict[str, str | None]:
     return {model.name: model.launch.mmproj and Path(model.launch.mmproj).name for model in models}
 
 
+def draft_heads(catalog: Catalog) -> dict[str, set[str]]:
+    return {model.name: {Path(path).name for path in model.draft_heads} for model in catalog.models()}
+
+
 # --- folders as in the reports -----------------------------------------------------------------------------------
 
 
@@ -89,6 +93,9 @@ def test_what_is_beside_a_model_is_not_listed_and_does_not_take_its_projector(tm
         },
     )
     assert listed(tmp_path) == {model: "mmproj-F16.gguf"}
+    assert draft_heads(a_catalog(tmp_path)) == {model: {"mtp-gemma-4-E4B-it.gguf", "gemma-4-E4B-it-Q8_0-MTP.gguf"}}, (
+        "by their names; whether one fits is decided before a load"
+    )
 
 
 def test_a_model_with_its_own_mtp_layers_is_a_model_and_those_alone_are_not(tmp_path: Path):
@@ -114,7 +121,7 @@ def test_a_name_in_the_cache_never_means_a_companion(tmp_path: Path):
     for file, content in zip(files, contents, strict=True):
         (snapshot / file).resolve().write_bytes(content)
     catalog = Catalog([], LaunchSettings(), hub_cache=tmp_path)
-    assert [model.name for model in catalog.models()] == [f"{repo}:UD-Q4_K_XL"]
+    assert draft_heads(catalog) == {f"{repo}:UD-Q4_K_XL": {"gemma-4-E4B-it-Q8_0-MTP.gguf"}}
     assert catalog.find(repo) == catalog.find(f"{repo}:Q4_K_XL") == catalog.models()[0]
     assert catalog.find(repo).launch.mmproj == str(snapshot / "mmproj-BF16.gguf")
     for name in (f"{repo}:Q8_0", f"{repo}:MTP", f"{repo}:gemma-4-E4B-it-Q8_0-MTP", f"{repo}:BF16"):

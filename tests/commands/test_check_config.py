@@ -236,3 +236,24 @@ def test_globs_of_downloads_that_nothing_reads_are_a_warning(tmp_path):
     message = "catalog.hugging_face.allow: counts only with `download: allow`; download is off"
     assert f"warning: {file}: {message}" in done.output.splitlines()
     assert "counts only" not in check("--config", file, CATALOG__HUGGING_FACE__DOWNLOAD="allow").output
+
+
+def test_a_models_own_engine_must_be_a_program(tmp_path):
+    (tmp_path / "notes.txt").write_text("no program")
+    (tmp_path / "folder").mkdir()
+    engines = {"a": "/none/llama-server", "b": tmp_path / "folder", "c": tmp_path / "notes.txt", "d": "cuda-1"}
+    models = "".join(f"  {name}: {{engine: {engine}}}\n" for name, engine in engines.items())
+    done = check("--config", written(tmp_path, f"models:\n{models}  e: {{engine: embedded}}\n"), CATALOG__OLLAMA="off")
+    reasons = {
+        "a": "does not exist",
+        "b": "is a directory",
+        "c": "is not executable",
+        "d": "does not exist: no installed one has this name, and PATH has none",
+    }
+    assert (done.exit_code, done.stderr.splitlines()) == (
+        1,
+        [
+            f"models.{name}.engine '{engines[name]}' {reason}. Next: correct it, or set models.{name}.engine to auto"
+            for name, reason in reasons.items()
+        ],
+    )

@@ -306,3 +306,10 @@ def test_a_driver_that_hangs_is_a_problem_and_not_waited_for(hardware: StandIn):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert "FAIL  GPUs: NVML does not respond: no answer within 0.5 s\n      -> sudo dmesg" in done.stdout
     assert done.returncode == 1
+
+
+def test_models_own_engines_are_examined(machine: Path):
+    models = "models:\n  a: {engine: /none/fork}\n  b: {engine: /none/fork}\n  c: {engine: embedded}\n"
+    (machine / "config.yaml").write_text(models)
+    status, found = examined("--config", str(machine / "config.yaml"))
+    assert (status, found[0]) == (1, "fail engine of a, b: engine '/none/fork' does not exist")

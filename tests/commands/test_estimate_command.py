@@ -92,6 +92,7 @@ def test_fit_in_is_exit_1_if_nothing_fits(demo: str):
         (("--tensor-split", "nan,1"), "share"),
         (("--tensor-split", "1,1", "--devices", "1"), "2 shares"),
         (("--main-gpu", "3"), "--main-gpu"),
+        (("-ot", "exps=CUDA1"), "--override-tensor exps=CUDA1: there is 1 device, numbered from 0"),
     ],
 )
 def test_invalid_options_are_one_line_and_exit_2(demo: str, args: tuple[str, ...], word: str):
@@ -203,6 +204,14 @@ def test_an_unknown_name_is_exit_2(tmp_path: Path):
     config.write_text(f"catalog: {{models_dirs: ['{tmp_path}']}}\n")
     result = run_estimate("nobody", "--config", str(config))
     assert result.exit_code == 2 and "nobody" in result.output
+
+
+def test_a_pattern_of_tensors_that_matches_none_is_noted(demo: str):
+    notes = answer(demo, "-ot", r"blk\.0\.ffn_up=CPU,ffn_up_expz=CPU")["notes"]
+    assert [note for note in notes if "tensor" in note] == [
+        "tensor_overrides: no tensor of the model matches 'ffn_up_expz'"
+    ]
+    assert not [note for note in answer(demo, "--n-cpu-ffn", "500")["notes"] if "tensor_overrides" in note]
 
 
 def test_llama_servers_other_options_count_as_it_spells_them(demo: str):

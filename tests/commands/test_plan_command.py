@@ -51,6 +51,11 @@ def test_a_placement_is_reported_with_its_memory(model: str, tmp_path: Path):
     assert report["placement"]["ctx_size"] == 65536, "it takes less than half of the GPU"
 
 
+def test_a_pattern_of_tensors_that_matches_none_is_noted(model: str, tmp_path: Path):
+    report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 20)]}, "-ot", "ffn_up_expz=CPU")
+    assert report["notes"] == ["tensor_overrides: no tensor of the model matches 'ffn_up_expz'"]
+
+
 def test_what_others_hold_shortens_an_automatic_context_and_plan_says_so(model: str, tmp_path: Path):
     """But not what servers hold that would be evicted."""
     report = answer(model, tmp_path, {"gpus": [gpu("GPU-a", 5, 8)]})
@@ -262,7 +267,9 @@ def test_split_mode_none_with_several_devices_is_an_error(model: str):
     assert run_plan(model, "--split-mode", "none", "--devices", "2").exit_code == 2
 
 
-@pytest.mark.parametrize("args", [("-mg", "1"), ("-dev", "CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)])
+@pytest.mark.parametrize(
+    "args", [("-mg", "1"), ("-dev", "CUDA0"), ("-ot", "exps=CUDA0"), ("--lora", "/missing.gguf"), ("--foo",)]
+)
 def test_what_plan_decides_or_cannot_read_is_exit_2(model: str, args: tuple[str, ...]):
     assert run_plan(model, *args).exit_code == 2
 

@@ -58,7 +58,7 @@ class SimulatedMachine:
         self._play.post(self._play.polled(at=time.monotonic()))
         self.store = StateStore(self._play.state)
         self._shapes = ModelHeaders(model_shape)
-        needs = EstimateSource(History(folder / "history"), lambda: None, self._shapes, lambda: self.store.gpus)
+        needs = EstimateSource(History(folder / "history"), lambda own: None, self._shapes, lambda: self.store.gpus)
         plans = Plans(self.store, needs.placement_request, self._read_memory)
         self.machine = ServiceMachine(lambda: settings or Settings(), needs, plans)
 

@@ -95,7 +95,7 @@ def test_how_much_of_the_drafts_was_accepted_is_logged_at_the_end_of_a_server(ca
     play = Play()
     drafting, other = play.up(a_model("a")), play.up(a_model("b"))
     series = EngineSeries(lambda: play.state.servers)
-    series.publish([an_answer(drafting, page=DRAFTS), an_answer(other, "b")])
+    series.publish([an_answer(drafting, page=DRAFTS), an_answer(other, "b", page=PROMPTS.format(computed=0, cached=0))])
     assert caplog.messages == []
     play.post(*(ev.Exited(server, "", 5.0) for server in (drafting, other)))
     series.publish([])
@@ -179,3 +179,27 @@ def test_series_that_are_renamed_to_one_are_one():
 def test_an_invalid_or_huge_page_is_no_page(page: str):
     with pytest.raises(ValueError):
         engine_metrics(page, "m", "1")
+
+
+PROMPTS = """\
+# TYPE llamacpp:prompt_tokens_total counter
+llamacpp:prompt_tokens_total {computed}
+# TYPE llamacpp:prompt_tokens_cached_total counter
+llamacpp:prompt_tokens_cached_total {cached}
+"""
+
+
+def test_how_much_of_the_first_prompts_and_of_all_was_cached_is_logged(caplog: pytest.LogCaptureFixture):
+    """Only then is it known what a restored cache was worth: models with windows or a state reuse less of it."""
+    caplog.set_level("INFO")
+    play = Play()
+    server = play.up(a_model("a"))
+    series = EngineSeries(lambda: play.state.servers)
+    for computed, cached in ((0, 0), (204, 3404), (1000, 5000)):
+        series.publish([an_answer(server, page=PROMPTS.format(computed=computed, cached=cached))])
+    play.post(ev.Exited(server, "", 5.0))
+    series.publish([])
+    assert caplog.messages == [
+        f"first prompts server={server} model=a computed=204 cached=3404",
+        f"prompts server={server} model=a computed=1000 cached=5000",
+    ]

@@ -70,7 +70,8 @@ def test_layers_for_multi_token_prediction_alone_are_a_draft_head(of_file: GgufH
 
 def test_real_files_are_what_they_are_called():
     """Among them models with MTP layers of their own: GLM 4.5, Qwen3.5, DeepSeek V3.2."""
-    kinds = {"mmproj": FileKind.PROJECTOR, "lora": FileKind.ADAPTER}
+    heads = dict.fromkeys(("assistant", "dflash", "eagle3", "mtp"), FileKind.DRAFT_HEAD)
+    kinds = {"mmproj": FileKind.PROJECTOR, "lora": FileKind.ADAPTER, **heads}
     for name, quantization in pairs_with_headers():
         assert file_kind(header(name, quantization)) is kinds.get(name.partition("-")[0], FileKind.MODEL), name
 

@@ -15,6 +15,24 @@ STARTS = [
     ("phi-4-mini", "1:900000", "-c 32768 -np 4 -ngl 16", (224.00,)),
     # Heads are rotated before they are quantized, which takes a tensor more.
     ("llama-3.2-3b", "1:900000", "-c 8307 -np 4 -ngl 20 -ctk q8_0 -ctv q8_0", (96.57,)),
+    # A bias in RAM begins a split: positions are copied in with it, and not with the matrix.
+    ("qwen-7b", "1:900000", "-c 8192 -np 1 -ngl 16", (232.0,)),
+    # Every fourth layer has no RoPE, and a smaller gap is left.
+    ("smollm3-3b", "1:900000", "-c 8192 -np 1 -ngl 18", (112.5,)),
+    # CUDA's fusion computes a part of the shared expert before the last matrix of the others.
+    ("exaone-moe-30b", "2:900000", "-c 8192 -np 1 -ngl 16", (254.004, 117.783)),
+    # The router reads what attention reads, and layers without RoPE are rotated to be quantized all the same.
+    (
+        "smallthinker-21b-a3b",
+        "2:900000",
+        "-c 2048 -np 16 -ub 2048 -ctk q4_0 -ctv q4_0 -ngl 34 -ts 2,1 --cpu-moe",
+        (423.516, 134.227),
+    ),
+    # Experts in RAM are computed on the first GPU, those of the other GPU's layers, too.
+    ("x-llamamoe-a", "1:900000", "-c 16384 -np 1 -ub 1024 --n-cpu-moe 30", (193.778,)),
+    ("x-llamamoe-a", "2:900000", "-c 16384 -np 1 -ub 1024 --n-cpu-moe 30", (193.778, 150.238)),
+    # Without layers on a GPU an override moves nothing: 27 % of the buffer were missing.
+    ("x-llamamoe-a", "2:900000", "-c 131072 -np 6 -ub 1024 -ngl 0 -ot exps=CPU", (237.342, 0)),
 ]
 
 

@@ -438,7 +438,7 @@ def all_threads_held(shared: Service, stack: contextlib.ExitStack) -> list[socke
     return busy
 
 
-def test_when_every_thread_is_busy_the_next_request_is_rejected_at_once(shared):
+def test_when_every_thread_stays_busy_the_next_request_is_rejected(shared):
     with contextlib.ExitStack() as stack:
         busy = all_threads_held(shared, stack)
         with shared.connect() as client:

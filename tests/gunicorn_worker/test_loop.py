@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.helpers.service import wait_for
+from workers.gunicorn_worker import loop
 from workers.gunicorn_worker.loop import ConnectionLoop
 from workers.gunicorn_worker.receiving import ClientConnection, Phase
 from workers.gunicorn_worker.request_handler import After
@@ -113,8 +115,6 @@ def test_clients_that_read_no_answers_occupy_no_threads(service: Running):
         with service.connect() as other:
             other.sendall(GET)
             assert other.recv(len(GET)).startswith(GET.strip())
-            # Until its thread is free, the clients that read could need a third, and be refused.
-            wait_for(lambda: Phase.SERVED not in [c.phase for c in service.loop._connections], 20)
         expected_bytes = count * (len(GET.strip()) + size)
         for client in clients:
             received_bytes = 0
@@ -123,6 +123,68 @@ def test_clients_that_read_no_answers_occupy_no_threads(service: Running):
                 assert piece, f"the connection was closed after {received_bytes} bytes"
                 received_bytes += len(piece)
             assert received_bytes == expected_bytes
+
+
+class Held:
+    """Both threads of a service, held by a client each until `release`."""
+
+    def __init__(self, service: Running, stack: contextlib.ExitStack) -> None:
+        self.is_released = threading.Event()
+        stack.callback(self.is_released.set)
+        service.handler.before_keeping = lambda connection: self.is_released.wait(20) and None
+        self.clients = [stack.enter_context(service.connect()) for _ in range(2)]
+        for client in self.clients:
+            service.ask(client)
+
+    def release(self) -> None:
+        self.is_released.set()
+
+
+def queued(service: Running) -> list[ClientConnection]:
+    return [each for each in service.loop._connections if each.phase is Phase.QUEUED]
+
+
+def test_a_request_waits_for_a_thread_that_is_about_to_be_free(service: Running):
+    """A client has its whole answer before its thread is free. Its next request, and those of others, were refused."""
+    with contextlib.ExitStack() as stack:
+        held = Held(service, stack)
+        waiting = [stack.enter_context(service.connect()) for _ in range(2)]
+        for number, client in enumerate(waiting):
+            client.sendall(GET)
+            wait_for(lambda number=number: len(queued(service)) == number + 1, 20)
+        for connection in queued(service):
+            connection.deadline = math.inf
+        held.release()
+        for client in waiting:
+            assert client.recv(1000) == GET.strip()
+
+
+def test_a_request_waits_only_briefly_for_a_thread(service: Running, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "THREAD_WAIT_SECONDS", 0.05)
+    with contextlib.ExitStack() as stack:
+        held = Held(service, stack)
+        client = stack.enter_context(service.connect())
+        client.sendall(GET)
+        assert client.recv(1000).startswith(b"HTTP/1.1 503")
+        held.release()
+        for each in held.clients:
+            service.ask(each)
+
+
+def test_no_more_requests_wait_for_a_thread_than_there_are(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loop, "THREAD_WAIT_SECONDS", 60.0)
+    with running(worker_connections=64) as service, contextlib.ExitStack() as stack:
+        held = Held(service, stack)
+        waiting = [stack.enter_context(service.connect()) for _ in range(2)]
+        for client in waiting:
+            client.sendall(GET)
+        wait_for(lambda: len(queued(service)) == 2, 20)
+        with service.connect() as one_more:
+            one_more.sendall(GET)
+            assert one_more.recv(1000).startswith(b"HTTP/1.1 503")
+        held.release()
+        for client in waiting:
+            assert client.recv(1000) == GET.strip()
 
 
 def test_an_idle_connection_is_closed_after_its_timeout():

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.entities.gpu import Gpu, GpuSnapshot, GpuState
-from app.entities.launch import ModelOptions
+from app.entities.gpu import EngineView, Gpu, GpuSnapshot, GpuState
+from app.entities.launch import ModelOptions, OwnEngine
 from app.entities.memory import Estimate
 from app.entities.model import Model
 from app.entities.placement import PlacementConstraints
@@ -77,6 +77,7 @@ class Hardware:
     state: GpuState = GpuState.OK
     engine_problem: str = ""
     expected: str = ""
+    views: dict[OwnEngine | None, EngineView] = field(default_factory=dict)
 
     def snapshot(self, servers: tuple[Server, ...], at: float) -> GpuSnapshot:
         """Ready servers hold what was booked, loading ones nothing yet."""
@@ -88,9 +89,8 @@ class Hardware:
             processes = dict(held) if self.shows_pids else {}
             gpus.append(Gpu(uuid, index, "card", total_bytes=int(total * GIB), free_bytes=free, processes=processes))
         found = tuple(gpus) if self.state is GpuState.OK else ()
-        return GpuSnapshot(
-            self.state, at, found, engine_problem=self.engine_problem, expected=self.expected, poll_seconds=1.0
-        )
+        said = GpuSnapshot(self.state, at, found, engine_problem=self.engine_problem, expected=self.expected)
+        return replace(said, views=self.views, poll_seconds=1.0)
 
 
 class GpuPlay(Play):
@@ -119,13 +119,16 @@ class GpuPlay(Play):
         constraints: PlacementConstraints = NO_CONSTRAINTS,
         patience: float = 300.0,
         command: Callable[..., ev.Event] = ev.Acquire,
+        engine: OwnEngine | None = None,
     ) -> list[Effect]:
         """Post a new request, half a second after a poll of the GPUs."""
         if self.answers_polls and self.hardware.total_gib:
             self.post(self.polled(at - 0.5))
         self._ticket += 1
         model: Model = replace(a_model(name), constraints=constraints)
-        return self.post(command(self._ticket, model, at, at + patience, eight_layers(ctx_size, constraints)))
+        model = replace(model, launch=replace(model.launch, engine=engine))
+        needs = replace(eight_layers(ctx_size, constraints), engine=engine)
+        return self.post(command(self._ticket, model, at, at + patience, needs))
 
     def loaded(self, name: str, at: float = 0.0, **options: object) -> Server:
         """Load the model; returns its idle server."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from app.entities.launch import EngineKind
 from app.entities.memory import Confidence, DeviceMemory, Estimate
 from app.entities.placement import Placement
@@ -174,6 +176,13 @@ def test_a_tiny_model_gets_one_thread():
     assert "--threads" not in plan().argv
     tiny = replace(a_model(), size_bytes=2_000_000)
     assert option(launch_plan(tiny, an_engine(), {}, api_key="", port=0).argv, "--threads") == "1"
+
+
+@pytest.mark.parametrize("words", [("--threads", "2"), ("-t", "2"), ("--threads=2",)])
+def test_a_tiny_model_gets_the_threads_that_are_configured(words: tuple[str, ...]):
+    tiny = replace(a_model(), size_bytes=2_000_000, launch=replace(a_launch(), args=words))
+    argv = launch_plan(tiny, an_engine(), {}, api_key="", port=0).argv
+    assert [word for word in argv if word.startswith(("-t", "--threads"))] == [words[0]]
 
 
 def test_flash_attention_is_a_switch_in_older_builds():

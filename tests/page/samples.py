@@ -49,6 +49,7 @@ def busy_status() -> dict[str, Any]:
         context_used_tokens=9318,
         prompt_tokens_per_second=1234.0,
         tokens_per_second=58.3,
+        drafts={"tokens": 23300, "accepted_tokens": 15100, "accepted_percent": 65},
         measured_bytes=int(11.2 * GIB),
     )
     replica = a_server(id="2", device="vulkan:1", gpus=[1], pid=None, full_ctx_size=65536, pinned=True)

@@ -72,8 +72,16 @@ def test_beside_the_memory_is_its_prompt_cache_and_how_fast_a_large_model_was_lo
     load = {"size_bytes": 9 * gib, "bytes_per_second": 3 * gib}
     cached, small = a_server("a", load=load, prompt_cache_bytes=gib), a_server("b", load=load | {"size_bytes": gib - 1})
     shown = rows(cached, small, models=[])
-    notes = ["estimate · prompt cache 1.0 GiB · loaded at 3.0 GiB/s", "estimate"]
+    notes = ["estimate · prompt cache up to 1.0 GiB · loaded at 3.0 GiB/s", "estimate"]
     assert [row["memory_note"] for row in shown.values()] == notes
+
+
+def test_beside_the_speed_is_how_much_of_the_drafts_was_accepted():
+    drafts = {"tokens": 23300, "accepted_tokens": 15100, "accepted_percent": 65}
+    busy = a_server("a", prompt_tokens_per_second=1234.0, drafts=drafts)
+    shown = rows(busy, a_server("b", drafts=drafts), a_server("c", drafts=None), models=[])
+    notes = ["1.2k in · 65 % of drafts accepted", "65 % of drafts accepted", ""]
+    assert [row["speed_note"] for row in shown.values()] == notes
 
 
 def test_only_an_idle_server_counts_down():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.entities.launch import OwnEngine
 from app.entities.placement import CpuFallback
 from app.use_cases.placement.engine_gpus import (
     DeviceList,
@@ -24,6 +25,7 @@ def listing(*names: str) -> DeviceList:
 
 
 NOTHING, ONE, BOTH = listing(), listing("CUDA0"), listing("CUDA0", "CUDA1")
+FORK = OwnEngine("/opt/fork/llama-server")
 FAILING = DeviceList((), "failed to initialize CUDA: no CUDA-capable device is detected")
 
 
@@ -85,3 +87,23 @@ def test_an_unusable_gpu_is_missing_and_the_others_remain():
         "GPU 2 (RTX 4090, GPU-c): gone",
         "GPU 0 (GTX 1060, GPU-a): why; the driver was replaced",
     )
+
+
+def test_gpus_that_another_engine_can_use_remain_and_each_engine_sees_its_own():
+    """CUDA 13 has no code for old cards, and CUDA 12 beside it has."""
+    service, own = EngineProbe(unusable={"GPU-a": "too old"}), EngineProbe(unusable={"GPU-b": "too new"})
+    read = GpuSnapshot(GpuState.OK, 0.0, (A, B))
+    snapshot = as_the_engine_sees_them(read, service, {FORK: own})
+    assert (snapshot.gpus, snapshot.problems) == ((A, B), ())
+    assert (snapshot.seen_by(None).gpus, snapshot.seen_by(FORK).gpus) == ((B,), (A,))
+    assert snapshot.seen_by(FORK).problems == (f"GPU 1 ({B.name}, GPU-b): too new",)
+    both = as_the_engine_sees_them(read, service, {FORK: service})
+    assert (both.gpus, both.problems) == ((B,), (f"GPU 0 ({A.name}, GPU-a): too old",))
+
+
+def test_one_engine_for_the_cpu_leaves_the_gpus_to_the_other():
+    cpu = EngineProbe("it has no CUDA")
+    snapshot = as_the_engine_sees_them(GpuSnapshot(GpuState.OK, 0.0, (A,)), cpu, {FORK: EngineProbe()})
+    assert snapshot.has_usable_gpu
+    assert (snapshot.seen_by(None).has_usable_gpu, snapshot.seen_by(FORK).has_usable_gpu) == (False, True)
+    assert snapshot.engine_problem == "it has no CUDA"

@@ -9,10 +9,12 @@ import pytest
 from app.entities.launch import DRAFTS_ITSELF, ModelOptions
 from app.entities.memory import Estimate
 from app.entities.placement import Decision, Outcome, PlacementConstraints
+from app.use_cases.estimate.companions import Companions
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.launch.command_line import launch_on
+from app.use_cases.model_shape.draft_head import EAGLE3
 from app.use_cases.placement.placement import decide
-from app.use_cases.placement.request import PlacementRequest
+from app.use_cases.placement.request import DraftHead, PlacementRequest
 from app.use_cases.placement.world import World
 from bench.estimate import shape_of
 from tests.helpers.builders import a_launch
@@ -81,6 +83,41 @@ def test_drafting_never_costs_anything_else(
     assert decision.reason == plain.reason + says
 
 
+def with_a_head(**constraints: object) -> PlacementRequest:
+    """Llama 3.1 8B, beside which is an EAGLE3 head."""
+    plain = request(NONE, **constraints)
+    head = DraftHead("/models/eagle3-llama.gguf", EAGLE3, shape_of("eagle3-llama-3.1-8b", "Q4_K_M"))
+
+    def estimate(options: ModelOptions, _: tuple[str, ...]) -> Estimate:
+        drafts = options.speculation == EAGLE3
+        return estimate_memory(plain.shape, options, companions=Companions(head.shape if drafts else None))
+
+    return replace(plain, estimate=estimate, draft_head=head)
+
+
+def test_a_head_beside_the_model_is_booked_and_started():
+    found = decide(with_a_head(), World((card(0, 24),)))
+    assert found.placement is not None and found.reason.endswith("; drafts tokens with eagle3-llama.gguf")
+    plain = decide(request(NONE), World((card(0, 24),))).placement
+    assert plain is not None and found.placement.estimated_bytes > plain.estimated_bytes + 0.6 * GIB  # 274 + 358 MiB
+    started = launch_on(a_launch(), found.placement)
+    assert (started.options.speculation, started.args[-2:]) == (EAGLE3, ("--model-draft", "/models/eagle3-llama.gguf"))
+
+
+def test_a_head_is_left_off_where_memory_is_short_or_the_model_is_split():
+    needed = decide(request(NONE), World((card(0, 24),))).placement
+    assert needed is not None
+    short = World((card(0, needed.estimated_bytes / GIB + 0.6),))
+    on_two = World((card(0, 24), card(1, 24)))
+    for world, constraints, why in (
+        (short, {}, "memory is short"),
+        (on_two, {"min_gpus": 2}, "the model is on several GPUs"),
+    ):
+        found = decide(with_a_head(**constraints), world)
+        assert found.reason.endswith(f"; speculative decoding left off: {why}"), found
+        assert found.placement is not None and found.placement.draft_head == drafting(found) == ""
+
+
 def test_an_automatic_context_is_as_long_as_without_drafting():
     world = World((card(0, 24),))
     auto = request(has_auto_context=True)
@@ -94,6 +131,7 @@ def test_an_automatic_context_is_as_long_as_without_drafting():
     [
         request(NONE),
         request(has_auto_speculation=False),
+        with_a_head(has_auto_speculation=False),
         replace(request(), engine_drafts=False),
         replace(request(), options=ModelOptions(ctx_size=4096, speculation="ngram-mod")),
     ],

@@ -15,6 +15,11 @@ from app.use_cases.scheduling.limits import SchedulingLimits
 from app.use_cases.scheduling.pool_state import PoolState
 from tests.helpers.builders import a_launch, a_model
 
+
+def hidden(model: Model) -> None:
+    """The engines, for a reader who may not see them."""
+
+
 EMPTY = PoolState(SchedulingLimits())
 FACTS = HeaderFacts("qwen3", 600_000_000, "Q4_K_M", 40960, 1024, 151_936, 400_000_000)
 CHAT = Capabilities(completion=True, chat=True, tools=True, vision=True)
@@ -25,7 +30,7 @@ def known(name: str = "a", capabilities: Capabilities = CHAT, **changes: Any) ->
 
 
 def entry(model: Model) -> dict[str, Any]:
-    (found,) = model_list([model], EMPTY, (), None)["data"]  # type: ignore[misc, var-annotated]
+    (found,) = model_list([model], EMPTY, (), hidden)["data"]  # type: ignore[misc, var-annotated]
     return found  # type: ignore[no-any-return]
 
 
@@ -96,9 +101,9 @@ def test_anthropics_list_has_the_models_that_generate_text():
 
 def test_aliases_are_ids_of_their_own_if_wanted_and_globs_never():
     models = [known(aliases=("gpt-4o", "claude-*")), known("b")]
-    listed: Any = model_list(models, EMPTY, (), None)["data"]
+    listed: Any = model_list(models, EMPTY, (), hidden)["data"]
     assert [entry["id"] for entry in listed] == ["a", "b"]
-    listed = model_list(models, EMPTY, (), None, with_aliases=True)["data"]
+    listed = model_list(models, EMPTY, (), hidden, with_aliases=True)["data"]
     assert [entry["id"] for entry in listed] == ["a", "gpt-4o", "b"]
     assert listed[1] == {**listed[0], "id": "gpt-4o", "aliases": [], "parent": "a"}
     anthropic: Any = anthropic_list(models, EMPTY, (), with_aliases=True)["data"]
@@ -107,7 +112,7 @@ def test_aliases_are_ids_of_their_own_if_wanted_and_globs_never():
 
 def test_a_virtual_name_is_listed_with_the_entry_of_the_model_that_would_answer():
     a, b = known(problem="truncated"), known("b")
-    listed: Any = model_list([a, b], EMPTY, (), None, virtual_names={"fast": [a, b]})["data"]
+    listed: Any = model_list([a, b], EMPTY, (), hidden, virtual_names={"fast": [a, b]})["data"]
     assert listed[2] == {**listed[1], "id": "fast", "aliases": [], "any_of": ["a", "b"]}
     anthropic: Any = anthropic_list([b], EMPTY, (), virtual_names={"fast": [a, b]})["data"]
     assert [entry["id"] for entry in anthropic] == ["b", "fast"]

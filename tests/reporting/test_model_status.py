@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from app.entities.launch import EngineFacts, EngineKind
+from app.entities.launch import EngineFacts, EngineKind, EngineState
 from app.use_cases.reporting.model_status import model_status, running, status_events
 from app.use_cases.scheduling import events as ev
 from tests.helpers.builders import Play, a_model, replace
@@ -72,7 +72,8 @@ def test_running_servers_have_llama_swaps_fields():
     play = Play()
     play.up(replace(a_model("a"), ttl_seconds=60.0))
     play.ask(a_model("b"), at=1.0)
-    known, hidden = running(play.state.servers, ENGINE, 900.0), running(play.state.servers, None, 900.0)
+    known = running(play.state.servers, lambda model: EngineState(ENGINE), 900.0)
+    hidden = running(play.state.servers, lambda model: None, 900.0)
     (one, other) = known["running"]  # type: ignore[misc]
     assert [(each["model"], each["state"], each["ttl"]) for each in (one, other)] == [
         ("a", "ready", 60),

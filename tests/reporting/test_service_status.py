@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.entities.engine_load import EngineLoad
+from app.entities.engine_load import Drafts, EngineLoad
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState
 from app.entities.placement import Decision, Outcome
 from app.use_cases.reporting.decision_record import DecisionRecord
@@ -28,6 +28,7 @@ def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
         decisions=(),
         records=(),
         loads={},
+        drafts={},
         hour=(),
         downloads=(),
         peers=(),
@@ -36,12 +37,21 @@ def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
         version="1",
         sees_all=True,
         is_admin=True,
+        sees_paths=True,
         may_pull=True,
         uptime_seconds=now,
         now=now,
         at=NOON + now,
     )
     return service_status(replace(facts, **changes))
+
+
+def test_a_server_says_how_much_of_its_drafts_was_accepted():
+    play = Play()
+    one = play.up(a_model("a"))
+    shown = status(play.state, 1.0, drafts={one: Drafts(23300, 15100)})["servers"][0]["drafts"]
+    assert shown == {"tokens": 23300, "accepted_tokens": 15100, "accepted_percent": 65}
+    assert status(play.state, 1.0)["servers"][0]["drafts"] is None
 
 
 def server(pool: PoolState, now: float) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def some_services(places: int = 16) -> Any:
         engine_slots=SimpleNamespace(loads={}, view=lambda: None),
         engine=None,
         engine_problem="",
+        own_engines={},
         version="1",
         started_at=0.0,
         read_ram=lambda: memory(0.0),

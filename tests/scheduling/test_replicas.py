@@ -510,17 +510,18 @@ def test_server_of_prefers_a_server_that_answers():
 def test_model_lists_show_the_number_of_instances_and_the_best_state():
     play = saturated(a_replicated(), Play())
     play.post(ev.Tick(at=12.0))
-    one, other = model_list([a_replicated(), a_model("b")], play.state, (), None)["data"]
+    one, other = model_list([a_replicated(), a_model("b")], play.state, (), lambda model: None)["data"]
     loaded = {"value": "loaded", "ctx_size": 4096, "instances": 2}
     assert (one["status"], other["status"]) == (loaded, {"value": "unloaded"})
     play.post(ev.Release(2, at=12.5), ev.Release(3, at=12.6), ev.Exited(1, "it crashed", at=13.0))
-    assert model_entry(a_replicated(), play.state, (), None)["status"] == {
+    assert model_entry(a_replicated(), play.state, (), lambda model: None)["status"] == {
         "value": "loading",
         "ctx_size": 4096,
         "instances": 1,
     }
     play.ask(a_replicated(), at=14.0, command=ev.Unload)
-    assert model_entry(a_replicated(), play.state, (), None)["status"] == {"value": "unloaded", "instances": 0}
+    listed = model_entry(a_replicated(), play.state, (), lambda model: None)
+    assert listed["status"] == {"value": "unloaded", "instances": 0}
 
 
 def test_metrics_of_a_model_are_summed_over_its_servers():

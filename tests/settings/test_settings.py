@@ -761,6 +761,8 @@ def test_a_draft_and_its_type_belong_together(tmp_path, speculative, message):
         ("{type: ngram-mod, max_tokens: 0}", "models.m.speculative.max_tokens: must be at least 1, not 0"),
         ("{type: ngram-mod, max: 3}", "models.m.speculative.max: unknown key; did you mean models.m.speculative.max_"),
         ("on", "models.m.speculative: must be one of auto, off, not 'on'"),
+        ("small.gguf", "models.m.speculative: must be auto, off, or {draft: small.gguf}"),
+        ("ngram-mod", "models.m.speculative: must be auto, off, or {type: ngram-mod}"),
     ],
 )
 def test_an_error_names_its_key_in_speculative(tmp_path, speculative, message):
@@ -771,10 +773,13 @@ def test_an_error_names_its_key_in_speculative(tmp_path, speculative, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("exps", "write PATTERN=CPU, one for each item and without commas, such as ffn_.*_exps=CPU; not 'exps'"),
-        (
-            "a=CPU,b=CPU",
-            "write PATTERN=CPU, one for each item and without commas, such as ffn_.*_exps=CPU; not 'a=CPU,b=CPU'",
+        *(
+            (
+                override,
+                "write PATTERN=CPU, one for each item, with no comma or other =, such as ffn_.*_exps=CPU; "
+                f"not {override!r}",
+            )
+            for override in ("exps", "a=CPU,b=CPU", "blk(?=s)=CPU")
         ),
         ("exps=CUDA0", "'CUDA0': only CPU; on which GPU a tensor is, is the proxy's choice"),
         ("(=CPU", "'(' is not a regular expression: missing ), unterminated subpattern at position 0"),

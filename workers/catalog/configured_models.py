@@ -237,4 +237,5 @@ def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: 
         constraints=constraints,
         media=projector.media if projector is not None else frozenset(),
         source=files.source,
+        draft_heads=files.draft_heads,
     )

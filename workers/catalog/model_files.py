@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from app.entities.gguf import FileKind
-from app.entities.gguf_names import file_stem, parse_part_name, part_path
+from app.entities.gguf_names import family_of_head, file_stem, parse_part_name, part_path
 from app.entities.model import ModelSource
 from app.entities.request_rules import SYSTEM_PROMPT, RequestRules
-from app.use_cases.downloads.companions import matching_projectors
+from app.use_cases.downloads.companions import matching_companions
 from workers.catalog.gguf_files import GgufFile
 
 
@@ -45,6 +45,7 @@ class ModelFiles:
     source: ModelSource = ModelSource.FILE
     adapters: tuple[LoraAdapter, ...] = ()
     draft: str = ""  # path of the model that drafts tokens for it
+    draft_heads: tuple[str, ...] = ()  # paths of those that belong to it by their names
     requests: RequestRules = field(default_factory=RequestRules)  # what came with it
     unfit_projector: GgufFile | None = None  # belongs to it by its name, but its embeddings have another width
 
@@ -125,6 +126,8 @@ def group_files(files: Iterable[GgufFile], notes: list[str], one_family: bool = 
     models = [group for group in grouped if group.kind is FileKind.MODEL]
     projectors = [group for group in grouped if group.kind is FileKind.PROJECTOR]
     notes += [f"{each.path} is not used: {each.problem}" for each in projectors if each.problem]
+    heads = [group.path for group in grouped if group.kind is FileKind.DRAFT_HEAD and not group.problem]
+    models = _with_draft_heads(models, heads, one_family)
     return _with_projectors(models, [each.parts[0] for each in projectors if not each.problem], one_family)
 
 
@@ -157,12 +160,18 @@ def _missing_part(parts: Sequence[GgufFile], count: int) -> str:
     return f"{missing} of {count} parts are missing, the first of them: {name}"
 
 
+def _with_draft_heads(models: Sequence[ModelFiles], heads: Sequence[str], one_family: bool) -> list[ModelFiles]:
+    """Whether one fits is decided by its header, before a load."""
+    matching = matching_companions([model.path for model in models], heads, one_family, family_of_head)
+    return [replace(model, draft_heads=tuple(dict.fromkeys(matching(model.path)))) for model in models]
+
+
 def _with_projectors(
     models: Sequence[ModelFiles], projectors: Sequence[GgufFile], one_family: bool
 ) -> list[ModelFiles]:
     """The models with their projectors: the best match of those that fit."""
     by_path = {file.path: file for file in projectors}
-    matching = matching_projectors([model.path for model in models], list(by_path), one_family)
+    matching = matching_companions([model.path for model in models], list(by_path), one_family)
 
     def with_projector(model: ModelFiles) -> ModelFiles:
         candidates = [by_path[path] for path in matching(model.path)]

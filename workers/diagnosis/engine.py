@@ -10,17 +10,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from app.entities.launch import EngineFacts, EngineKind
-from workers.engine.binary import find_engine
+from workers.engine.binary import SERVICE_KEY, find_engine
 from workers.engine.probe_process import EngineNotFound, probe_output
 
 LIBRARIES = ("libcuda.so.1", "libvulkan.so.1")
 _NOT_FOUND = re.compile(r"^\s*(\S+) => not found", re.MULTILINE)
 
 
-def look_for_engine(binary: str, cache: Path, env: Mapping[str, str]) -> tuple[EngineFacts | None, str]:
-    """The engine that `engine.binary` means, or why there is none. `cache` and `env` as for find_engine."""
+def look_for_engine(
+    binary: str, cache: Path, env: Mapping[str, str], key: str = SERVICE_KEY
+) -> tuple[EngineFacts | None, str]:
+    """The engine that `binary` means, or why there is none; as for find_engine."""
     try:
-        return find_engine(binary, cache=cache, env=env), ""
+        return find_engine(binary, cache=cache, env=env, key=key), ""
     except EngineNotFound as error:
         return None, str(error)
 

@@ -33,10 +33,10 @@ def delete_from_cache(cache: Path, model: Model, unused_by: Sequence[Model]) -> 
 
 
 def files_of(model: Model) -> list[str]:
-    """All files of a model: its parts, and its companions."""
+    """All files of a model: its parts, and its companions, also those that it may draft with."""
     companions = companion_paths(model.launch)
     found = [companions.projector, companions.draft, *companions.adapters]
-    return [*all_part_paths(model.path), *(path for path in found if path)]
+    return [*all_part_paths(model.path), *(path for path in found if path), *model.draft_heads]
 
 
 def _repository_folder(cache: Path, model: Model) -> RepositoryFolder:

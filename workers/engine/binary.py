@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from app.entities.engines import Backend
+from app.entities.engines import Backend, InstalledEngine
 from app.entities.launch import EngineFacts, EngineKind
 from app.use_cases.placement.engine_gpus import can_use_nvidia_gpus
 from workers.engine import embedded_engine
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _EMBEDDED = Path(__file__).with_name("embedded_engine.py")
 _OPTION = r"(?:^|,\s*)(--?[A-Za-z][\w.-]*)"
 
+SERVICE_KEY = "engine.binary"
 _NEXT_STEP = (
     "build one: llama-smart-proxy engine install, set engine.binary to the path of a llama-server, "
     "or install the embedded engine: pip install xllamacpp, or pipx inject llama-smart-proxy xllamacpp"
@@ -41,29 +42,55 @@ def find_engine(
     path: str | None = None,
     cache: Path | None = None,
     env: Mapping[str, str] = MappingProxyType({}),
+    key: str = SERVICE_KEY,
 ) -> EngineFacts:
     """The engine to use: `binary` if it names one, else the one that `engine use` chose, else the first that can use
     GPUs, else the first that works: llama-server on `path` (PATH), those that are installed, the embedded one.
 
-    `binary` is "auto", "embedded", or a path. `cache`: the service's cache directory, None without installed engines;
-    `env`: additions to the engine's environment. A configured or chosen binary that does not work is an error even if
-    another would work; otherwise a broken one is skipped with a warning. Takes seconds for each engine that is asked
-    for its devices: none is, unless one was installed for GPUs. Raises EngineNotFound.
+    `binary` is "auto", "embedded", the name of an installed engine, or a path. `cache`: the service's cache directory,
+    None without installed engines; `env`: additions to the engine's environment; `key`: the setting with `binary`. A
+    configured or chosen binary that does not work is an error even if another would work; otherwise a broken one is
+    skipped with a warning. Takes seconds for each engine that is asked for its devices: none is, unless one was
+    installed for GPUs. Raises EngineNotFound.
     """
     if binary == "embedded":
         return _embedded_engine()
     if binary != "auto":
-        return _configured_engine(binary, path)
+        return _facts_of_binary(engine_program(binary, path, cache, key), env)
     if cache and (chosen := chosen_engine(cache)):
-        return _chosen_engine(chosen, cache)
+        return _chosen_engine(chosen, cache, env)
     return _first_choice(path, cache, env)
 
 
-def find_same_engine(engine: EngineFacts) -> EngineFacts:
+def find_same_engine(
+    engine: EngineFacts, env: Mapping[str, str] = MappingProxyType({}), key: str = SERVICE_KEY
+) -> EngineFacts:
     """The engine as it is now, after its files have changed. Raises EngineNotFound."""
     if engine.kind is EngineKind.EMBEDDED:  # its script may be newer than the module in this process
         return _embedded_engine(probe_output((*engine.command, "--help")))
-    return _configured_engine(engine.command[0], None)
+    return _facts_of_binary(engine_program(engine.command[0], key=key), env)
+
+
+def engine_program(binary: str, path: str | None = None, cache: Path | None = None, key: str = SERVICE_KEY) -> str:
+    """The executable that the setting `key` names: as for find_engine, but not "auto" and "embedded". Raises
+    EngineNotFound."""
+    name = os.path.expanduser(binary)
+    installed = _installed(binary, cache)
+    if found := installed.binary if installed else shutil.which(name, path=path):
+        return found
+    raise EngineNotFound(f"{key} {binary!r} {_why_not_run(name)}. Next: correct it, or set {key} to auto")
+
+
+def _installed(name: str, cache: Path | None) -> InstalledEngine | None:
+    return next((engine for engine in installed_engines(cache) if engine.name == name), None) if cache else None
+
+
+def _why_not_run(name: str) -> str:
+    if os.path.isdir(name):
+        return "is a directory"
+    if os.path.exists(name):
+        return "is not executable"
+    return "does not exist" if "/" in name else "does not exist: no installed one has this name, and PATH has none"
 
 
 def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -86,14 +113,14 @@ def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(flags), frozenset(switches)
 
 
-def _chosen_engine(name: str, cache: Path) -> EngineFacts:
+def _chosen_engine(name: str, cache: Path, env: Mapping[str, str]) -> EngineFacts:
     """The one that `engine use` chose."""
-    found = next((engine for engine in installed_engines(cache) if engine.name == name), None)
+    found = _installed(name, cache)
     fix = "Next: llama-smart-proxy engine use auto, or engine list and engine use NAME"
     if not found:
         raise EngineNotFound(f"the engine {name} was chosen (engine use), and is not installed. {fix}")
     try:
-        return _facts_of_binary(found.binary)
+        return _facts_of_binary(found.binary, env)
     except EngineNotFound as error:
         raise EngineNotFound(f"the engine {name} was chosen (engine use): {error}. {fix}") from error
 
@@ -106,7 +133,7 @@ def _first_choice(path: str | None, cache: Path | None, env: Mapping[str, str]) 
     working: list[EngineFacts] = []
     for executable in (*([on_path] if on_path else []), *(engine.binary for engine in installed)):
         try:
-            facts = _facts_of_binary(executable)
+            facts = _facts_of_binary(executable, env)
         except EngineNotFound as error:
             log.warning("engine skipped: %s", error)
             tried.append(str(error))
@@ -124,19 +151,10 @@ def _embedded_or_none(tried: Sequence[str]) -> EngineFacts:
         raise EngineNotFound(f"no llama-server to run: {'; '.join([*tried, str(error)])}. Next: {_NEXT_STEP}") from None
 
 
-def _configured_engine(binary: str, path: str | None) -> EngineFacts:
-    name = os.path.expanduser(binary)
-    executable = shutil.which(name, path=path)
-    if executable:
-        return _facts_of_binary(executable)
-    reason = "is not executable" if os.path.exists(name) else "does not exist"
-    raise EngineNotFound(f"engine.binary {binary!r} {reason}. Next: correct the path, or set engine.binary to auto")
-
-
-def _facts_of_binary(executable: str) -> EngineFacts:
+def _facts_of_binary(executable: str, env: Mapping[str, str]) -> EngineFacts:
     # Symbolic links stay unresolved in the command: a wrapper script may depend on its $0.
     command = (os.path.abspath(executable),)
-    version, flags, switches, running = _probe(command)
+    version, flags, switches, running = _probe(command, env)
     content = (*command, *running)
     try:
         identity = content_identity(content, version)
@@ -171,13 +189,15 @@ def _is_record(file: importlib.metadata.PackagePath) -> bool:
     return file.name == "RECORD"
 
 
-def _probe(command: tuple[str, ...]) -> tuple[str, frozenset[str], frozenset[str], tuple[str, ...]]:
+def _probe(
+    command: tuple[str, ...], env: Mapping[str, str]
+) -> tuple[str, frozenset[str], frozenset[str], tuple[str, ...]]:
     """(version, flags, switches, files that it runs from) of the engine. Raises EngineNotFound."""
-    lines = probe_output((*command, "--version")).splitlines()
+    lines = probe_output((*command, "--version"), env).splitlines()
     # Device lines may come first ("ggml_cuda_init: found 1 CUDA devices").
     version = next((line.removeprefix("version:").strip() for line in lines if line.startswith("version")), "unknown")
     files: list[str] = []
-    text = probe_output((*command, "--help"), while_it_prints=lambda pid: files.extend(running_files(pid)))
+    text = probe_output((*command, "--help"), env, while_it_prints=lambda pid: files.extend(running_files(pid)))
     flags, switches = flags_in_help(text)
     if not {"--model", "--port"} <= flags:
         raise EngineNotFound(

@@ -1,4 +1,4 @@
-"""CurrentEngine: the engine that new servers are started with, asked anew when its files have changed."""
+"""CurrentEngine: an engine that new servers are started with, asked anew when its files have changed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from app.entities.launch import EngineFacts
-from workers.engine.binary import find_engine, find_same_engine
+from workers.engine.binary import SERVICE_KEY, find_engine, find_same_engine
 from workers.engine.engine_files import Stamps, stamps_of
 from workers.engine.probe_process import EngineNotFound
 
 log = logging.getLogger(__name__)
 
+Report = Callable[[str], None]
 RETRY_SECONDS = 5.0  # a replaced engine that does not work is asked again: it may still be being copied
+
+
+def _log_missing(problem: str) -> None:
+    log.error("no engine: %s", problem)
 
 
 class CurrentEngine:
@@ -32,12 +37,16 @@ class CurrentEngine:
         replaced: Callable[[], None] = lambda: None,
         cache: Path | None = None,
         env: Mapping[str, str] = MappingProxyType({}),
+        key: str = SERVICE_KEY,
+        report: Report = _log_missing,
     ) -> None:
-        """As for find_engine; `binary` is engine.binary. Once found, the engine stays the same program, whatever PATH
-        says later, or is installed."""
+        """As for find_engine; `binary` is engine.binary, or a model's `engine`. Once found, the engine stays the same
+        program, whatever PATH says later, or is installed. `report` logs why there is none."""
         self.problem = ""  # why there is none, or why the one that replaced `facts` does not work
         self.replaced = replaced
-        self._find = partial(find_engine, binary, cache=cache, env=env)
+        self._report = report
+        self._find = partial(find_engine, binary, cache=cache, env=env, key=key)
+        self._find_same = partial(find_same_engine, env=env, key=key)
         self._known: tuple[EngineFacts, Stamps] | None = None  # this, and the next two: written under the lock
         self._ask_at = 0.0  # monotonic seconds; after a failure
         self._lock = threading.Lock()
@@ -69,11 +78,11 @@ class CurrentEngine:
         before = self.facts
         stamps = stamps_of(before.files) if before else ()
         try:
-            found = find_same_engine(before) if before else self._find()
+            found = self._find_same(before) if before else self._find()
         except EngineNotFound as error:
             self._ask_at = time.monotonic() + RETRY_SECONDS
             if str(error) != self.problem:
-                log.error("no engine: %s", error)
+                self._report(str(error))
             self.problem = str(error)
             return
         # Of before the questions, where they can be known: a file replaced since then is asked again.

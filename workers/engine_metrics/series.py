@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.entities.engine_load import Drafts
 from app.entities.server import Server
 from workers.engine_metrics.exposition import engine_metrics, merged_families
 from workers.engine_metrics.reader import Answers
@@ -17,6 +18,7 @@ from workers.engine_metrics.reader import Answers
 log = logging.getLogger(__name__)
 
 DRAFTED, ACCEPTED = (f"llamacpp_spec_decode_num_{which}_tokens_total" for which in ("draft", "accepted"))
+COMPUTED, CACHED = "llamacpp_prompt_tokens_total", "llamacpp_prompt_tokens_cached_total"
 READ_SECONDS = 15.0
 # An engine answers between two batches: while it reads a long prompt on the CPU, its last values stay for a while.
 MAX_AGE_SECONDS = 60.0
@@ -29,12 +31,28 @@ class _Reading:
     metrics: Sequence[Metric]
 
 
+def _log_prompts(what: str, server: int, reading: _Reading) -> None:
+    """How much of its prompts was not computed, because it was in a slot, in the prompt cache or kept on disk."""
+    if prompts := _prompts(reading):
+        log.info("%s server=%d model=%s computed=%d cached=%d", what, server, reading.model, *prompts)
+
+
+def _prompts(reading: _Reading | None) -> tuple[float, float] | None:
+    """Tokens computed and cached; None before there were any."""
+    found = (_total(reading, COMPUTED), _total(reading, CACHED)) if reading else (0.0, 0.0)
+    return found if any(found) else None
+
+
 def _log_drafts(server: int, reading: _Reading) -> None:
     """How much of what was drafted for a server that has ended was accepted, as it was last read."""
-    drafted, accepted = _total(reading, DRAFTED), _total(reading, ACCEPTED)
-    if drafted:
-        facts = server, reading.model, drafted, accepted, accepted / drafted
+    drafts = _drafts(reading)
+    if drafts.tokens:
+        facts = server, reading.model, drafts.tokens, drafts.accepted, drafts.acceptance
         log.info("drafted server=%d model=%s tokens=%d accepted=%d acceptance=%.2f", *facts)
+
+
+def _drafts(reading: _Reading) -> Drafts:
+    return Drafts(round(_total(reading, DRAFTED)), round(_total(reading, ACCEPTED)))
 
 
 def _total(reading: _Reading, name: str) -> float:
@@ -47,6 +65,7 @@ class EngineSeries(Collector):
     def __init__(self, servers: Callable[[], Sequence[Server]]) -> None:
         self._servers = servers
         self._readings: Mapping[int, _Reading] = {}  # by server id; replaced whole by `publish`
+        self.drafts: Mapping[int, Drafts] = {}  # the same, of servers for which tokens were drafted
 
     def publish(self, answers: Answers) -> None:
         """Called by the thread that reads. A page that is none changes nothing."""
@@ -57,11 +76,17 @@ class EngineSeries(Collector):
                 metrics = engine_metrics(page.decode("utf-8", "replace"), address.model, str(address.server))
             except ValueError:
                 continue
-            kept[address.server] = _Reading(address.model, now, metrics)
+            reading, before = _Reading(address.model, now, metrics), self._readings.get(address.server)
+            if _prompts(before) is None:
+                _log_prompts("first prompts", address.server, reading)
+            kept[address.server] = reading
         for server, reading in self._readings.items():
             if server not in present:
+                _log_prompts("prompts", server, reading)
                 _log_drafts(server, reading)
         self._readings = kept
+        found = {server: _drafts(reading) for server, reading in kept.items()}
+        self.drafts = {server: each for server, each in found.items() if each.tokens}
 
     def collect(self) -> Iterator[Metric]:
         readings, up = self._readings, [server.id for server in self._servers() if server.is_up]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from app.entities.engine_load import IDLE, EngineLoad
+from app.entities.engine_load import IDLE, Drafts, EngineLoad
 from app.entities.server import Server
 from app.ports import Address
 from workers.engine_metrics.reader import Answers
@@ -39,14 +39,24 @@ class _Reading:
 
 
 class EngineSlots:
-    """`servers`: those that exist now; `wake` has the reader begin at once."""
+    """`servers`: those that exist now; `wake` has the reader begin at once; `drafts`: what their metrics say."""
 
-    def __init__(self, servers: Callable[[], Sequence[Server]], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        servers: Callable[[], Sequence[Server]],
+        wake: Callable[[], None],
+        drafts: Callable[[], Mapping[int, Drafts]] = dict,
+    ) -> None:
         self._servers = servers
+        self._drafts = drafts
         self._wake = wake
         self._viewed_at = -inf  # monotonic seconds; written by any thread
         self._readings: Mapping[int, _Reading] = {}  # by server id; replaced whole by `publish`
         self.loads: Mapping[int, EngineLoad] = {}  # the same
+
+    @property
+    def drafts(self) -> Mapping[int, Drafts]:
+        return self._drafts()
 
     def view(self) -> None:
         """Somebody is viewing now. From any thread; never waits."""

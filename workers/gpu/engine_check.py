@@ -1,11 +1,12 @@
-"""EngineCheck: what the engine last said about the GPUs, and when it is asked again."""
+"""EngineCheck: what an engine last said about the GPUs, and when it is asked again. EngineChecks: of all engines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.launch import OwnEngine
 from app.use_cases.placement.engine_gpus import EngineProbe, as_the_engine_sees_them
 from app.use_cases.scheduling.backoff import doubled
 from workers.gpu.driver_update import REPLACED, is_driver_replaced
@@ -59,6 +60,45 @@ class EngineCheck:
         self._answered_at = time.monotonic()
         self._failures = 0 if probe.is_fine else self._failures + 1
 
+    @property
+    def last(self) -> EngineProbe:
+        return self._last
+
+
+class EngineChecks:
+    """Used by the thread `gpus` alone, but for `order`."""
+
+    def __init__(self, service: EngineCheck, own: Callable[[], Mapping[OwnEngine, EngineCheck]] = dict) -> None:
+        """`own` returns those of engines that models have of their own now: the same ones each time."""
+        self._service = service
+        self._own = own
+        self._due: list[EngineCheck] = []
+
+    def order(self) -> None:
+        """From any thread: the engines are asked at the next reading."""
+        for check in self._all:
+            check.order()
+
+    @property
+    def _all(self) -> list[EngineCheck]:
+        return [self._service, *self._own().values()]
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether one of them is another build than was asked."""
+        return any(check.is_replaced for check in self._all)
+
+    def are_due(self, gpus: GpuSnapshot, has_usable_gpu: bool) -> bool:
+        """Whether some must be asked about this reading. `has_usable_gpu`: one could use some so far."""
+        self._due = [check for check in self._all if check.is_due(gpus, has_usable_gpu)]
+        return bool(self._due)
+
+    def ask(self, gpus: GpuSnapshot, between: Callable[[], None]) -> None:
+        """Ask those that are due, which takes seconds; `between` is called now and then."""
+        for check in self._due:
+            check.ask(gpus, between)
+
     def completed(self, gpus: GpuSnapshot) -> GpuSnapshot:
-        """The reading, without the GPUs that the engine cannot use."""
-        return as_the_engine_sees_them(gpus, self._last)
+        """The reading, without the GPUs that no engine can use, and with what each can."""
+        own = {engine: check.last for engine, check in self._own().items()}
+        return as_the_engine_sees_them(gpus, self._service.last, own)

@@ -5,7 +5,7 @@ by its age. An APScheduler job requests a reading every `poll_seconds`, and any 
 no GPU is visible and none is expected, there is no job: the thread reads once a minute. While the GPUs are asleep, NVML
 is closed and the job paused: the thread waits for a request.
 
-Visible GPUs may still be unusable for the engine. The engine is probed on the same thread before GPUs are first
+Visible GPUs may still be unusable for an engine. Each engine is probed on the same thread before GPUs are first
 published, after every change of the set of GPUs (one that reappeared may not work, and an engine that saw none while
 the driver was down may see them now), and when it is another build.
 """
@@ -16,12 +16,13 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from app.entities.gpu import NOT_READ, GpuSnapshot, GpuState
-from workers.gpu.engine_check import AskEngine, EngineCheck, assume_usable
+from app.entities.launch import OwnEngine
+from workers.gpu.engine_check import AskEngine, EngineCheck, EngineChecks, assume_usable
 from workers.gpu.expected_gpus import GpuHistory, evidence_of_gpus
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ MAX_MISSED_POLLS = 3  # then read anyway: APScheduler uses the wall clock, which
 class GpuPoller:
     """`read` reads the GPUs, `publish` receives each snapshot, `history` keeps the GPUs that were seen; `expected`
     returns why there should be a GPU ("" if nothing suggests one), `ask_engine` which GPUs the engine cannot use; it
-    calls its second argument now and then. `engine_build` identifies the engine. `may_sleep` says whether the GPUs may
+    calls its second argument now and then. `engine_build` identifies the engine, `own_engines` returns
+    the checks of those that models have of their own. `may_sleep` says whether the GPUs may
     sleep at a time in monotonic seconds, `close_nvml` closes NVML until the next reading."""
 
     def __init__(
@@ -48,6 +50,7 @@ class GpuPoller:
         expected: Callable[[GpuHistory], str] = evidence_of_gpus,
         ask_engine: AskEngine = assume_usable,
         engine_build: Callable[[], str] = lambda: "",
+        own_engines: Callable[[], Mapping[OwnEngine, EngineCheck]] = dict,
         may_sleep: Callable[[float], bool] = lambda now: False,
         close_nvml: Callable[[], None] = lambda: None,
     ) -> None:
@@ -56,7 +59,7 @@ class GpuPoller:
         self._history = history
         self._poll_seconds = poll_seconds
         self._expected = expected
-        self._engine = EngineCheck(ask_engine, engine_build)
+        self._engines = EngineChecks(EngineCheck(ask_engine, engine_build), own_engines)
         self._may_sleep = may_sleep
         self._close_nvml = close_nvml
         self._last = NOT_READ  # the last snapshot published; written by `start`, then by `gpus` alone
@@ -79,7 +82,7 @@ class GpuPoller:
 
     def probe_engine(self) -> None:
         """Request a reading and, before it, a new probe of the engine; does not wait for them."""
-        self._engine.order()
+        self._engines.order()
         self.read_now()
 
     def close(self) -> None:
@@ -134,9 +137,9 @@ class GpuPoller:
         try:
             snapshot = self._read()
             self._history.add(snapshot.gpus)
-            if self._engine.is_due(snapshot, self._last.as_awake().has_usable_gpu):
+            if self._engines.are_due(snapshot, self._last.as_awake().has_usable_gpu):
                 self._publish_during_probe(snapshot)
-                self._engine.ask(snapshot, self._read_during_probe)
+                self._engines.ask(snapshot, self._read_during_probe)
                 snapshot = self._read()  # the first one is as old as the probe took
         except Exception as error:  # a bug, here or in nvidia-ml-py
             log.exception("the GPUs could not be read")
@@ -149,7 +152,7 @@ class GpuPoller:
     def _publish_during_probe(self, snapshot: GpuSnapshot) -> None:
         """With GPUs published before: the new reading; with another engine as not read yet, so that loads wait.
         Otherwise still none. Both are marked as not overdue."""
-        if self._last.gpus and self._engine.is_replaced:
+        if self._last.gpus and self._engines.is_replaced:
             self._set(replace(snapshot, state=GpuState.UNREAD, poll_seconds=None))
         elif self._last.gpus:
             self._set_and_log(self._completed(snapshot))
@@ -158,7 +161,7 @@ class GpuPoller:
 
     def _completed(self, snapshot: GpuSnapshot) -> GpuSnapshot:
         if snapshot.gpus:
-            return self._engine.completed(snapshot)
+            return self._engines.completed(snapshot)
         return replace(snapshot, expected=self._expected(self._history))
 
     def _is_worth_polling(self, snapshot: GpuSnapshot) -> bool:

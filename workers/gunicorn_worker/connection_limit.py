@@ -21,6 +21,7 @@ BATCH = 32  # closed at once, so that a flood costs one search per batch
 OTHERS_SHARE = 512  # connections that one address alone cannot take
 MIN_IDLE_SECONDS = 0.1  # many clients send their next request at once
 _LAST = {Phase.UNREAD, Phase.LINGERING}  # an answer may be on its way
+_WAITS_FOR_US = {Phase.QUEUED, Phase.SERVED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +99,4 @@ def longest_waiting(connections: Iterable[ClientConnection], address: str, now: 
 def _waits(connection: ClientConnection, now: float) -> bool:
     if connection.phase is Phase.IDLE:
         return now - connection.since >= MIN_IDLE_SECONDS
-    return connection.phase is not Phase.SERVED
+    return connection.phase not in _WAITS_FOR_US

@@ -37,6 +37,8 @@ STOPPING_LINGER_SECONDS = 0.2  # instead, when stopping; also for a request in t
 LAST_WAIT_SECONDS = 2.0  # when stopping, for clients that do not read
 MAX_SWEEP_SECONDS = 1.0  # between two sweeps, and so between two heartbeats
 MIN_SWEEP_SECONDS = 0.05
+THREAD_WAIT_SECONDS = 1.0  # for a thread; refused, a client is asked to come back after as long
+ALL_BUSY = Overloaded("every request thread is busy")
 ONCE = select.EPOLLIN | select.EPOLLONESHOT
 ONCE_WRITABLE = select.EPOLLOUT | select.EPOLLONESHOT
 
@@ -167,9 +169,19 @@ class ConnectionLoop:
             self._enter(conn, Phase.UNREAD, self._timeouts.send_timeout_seconds)
             self._watch(conn, ONCE_WRITABLE)
             return
-        if (permit := self._permits.take(conn.received)) is None:
-            self._refuse(conn, Overloaded("every request thread is busy"))
-            return
+        if (permit := self._permits.take(conn)) is not None:
+            self._start(conn, permit)
+        elif self._permits.wait(conn):
+            self._enter(conn, Phase.QUEUED, THREAD_WAIT_SECONDS)
+            self._start_queued()
+        else:
+            self._refuse(conn, ALL_BUSY)
+
+    def _start_queued(self) -> None:
+        while (permitted := self._permits.take_next()) is not None:
+            self._start(*permitted)
+
+    def _start(self, conn: ClientConnection, permit: threading.Semaphore) -> None:
         conn.phase, conn.deadline = Phase.SERVED, math.inf
         try:
             self._request_threads.submit(functools.partial(self._serve, conn, permit))
@@ -186,6 +198,8 @@ class ConnectionLoop:
         finally:
             permit.release()  # here, so that the count is exact even if the main loop lags
             self._give_back(conn, after)
+            if self._permits.are_awaited:  # looked at after the release: a request joins them before it looks for one
+                os.eventfd_write(self._wakeup, 1)
 
     def _give_back(self, conn: ClientConnection, after: After) -> None:
         if after is After.KEEP and not conn.received and not self._is_stopping:
@@ -212,6 +226,7 @@ class ConnectionLoop:
             else:
                 self._enter(conn, Phase.IDLE, STOPPING_LINGER_SECONDS)
                 self._watch(conn)
+        self._start_queued()
 
     def _refuse(self, conn: ClientConnection, problem: ProxyError) -> None:
         self.refusals.note(problem, conn.address, time.monotonic())
@@ -246,6 +261,9 @@ class ConnectionLoop:
         for conn in [each for each in self._connections if each.deadline <= now]:
             if conn.phase is Phase.HEAD and conn.received:
                 self._refuse(conn, RequestTimeout("the request's headers were not received in time"))
+            elif conn.phase is Phase.QUEUED:
+                self._permits.give_up(conn)
+                self._refuse(conn, ALL_BUSY)
             else:
                 self._close(conn)
         first = min((conn.deadline for conn in self._connections), default=math.inf)

@@ -30,6 +30,7 @@ class Phase(enum.Enum):
 
     HEAD = enum.auto()  # the rest of a request's head
     UNREAD = enum.auto()  # the client's reading of earlier answers, before its next request is served
+    QUEUED = enum.auto()  # a request thread, while all are busy
     SERVED = enum.auto()  # the request thread that answers; only it may touch the connection
     IDLE = enum.auto()  # the next request
     LINGERING = enum.auto()  # the client's close, after our last byte

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.entities.gpu import GpuSnapshot
-from app.entities.launch import EngineFacts, EngineKind
+from app.entities.launch import EngineFacts, EngineKind, OwnEngine
 from app.entities.load import LoadReport
 from app.entities.model import Model
 from app.entities.placement import Placement
@@ -25,24 +25,26 @@ from workers.server.orphans import PidRecords
 
 @dataclass
 class Launcher:
-    """Starts llama-servers. `engine` returns the engine as it is now, which may take seconds, or raises OSError;
-    `as_started` returns a model with the settings it is really started with, `gpus` the last snapshot of the GPUs."""
+    """Starts llama-servers. `engine` returns the engine of a model as it is now, which may take seconds, or raises
+    OSError; `as_started` returns a model with the settings it is really started with, `gpus` the last snapshot of the
+    GPUs."""
 
-    engine: Callable[[], EngineFacts]
+    engine: Callable[[OwnEngine | None], EngineFacts]
     env: Mapping[str, str]  # the whole environment of the processes
     records: PidRecords
     history: History
     as_started: Callable[[Model], Model]
+    remarks: Callable[[Model], Iterable[str]]  # what in its settings has no effect on a model
     choose_load_mode: Callable[[Model, Placement, EngineFacts], LoadChoice]
     note_load: Callable[[LoadReport, Server], None]
     gpus: Callable[[], GpuSnapshot]
     stop_seconds: float
     caches: KeptCaches
     logs: EngineLogs
-    # Paths of models that did not start with what the placement had them draft with. Servers' threads only add.
-    not_drafting: set[str] = field(default_factory=set)
-    # The engine cannot choose a port itself. Written by any server's thread, False -> True once.
-    needs_fixed_ports: bool = False
+    # Of models that did not start with what the placement had them draft with: the path, and the engine's identity.
+    # Servers' threads only add, here and to the next one.
+    not_drafting: set[tuple[str, str]] = field(default_factory=set)
+    need_fixed_ports: set[str] = field(default_factory=set)  # identities of engines that cannot choose a port
 
     def spawn(self, server: Server, post: Callable[[ev.Event], None]) -> LlamaServer:
         """Start a server on its own thread, which posts Spawned, Projected, Progress, Ready, Measured, and always
@@ -54,7 +56,8 @@ class Launcher:
     def environment(self, server: Server) -> Mapping[str, str]:
         """For a server on the CPU without Vulkan's devices: an engine would compute long prompts there, unbooked. Where
         there is no NVIDIA GPU, Vulkan is left as it is."""
-        is_hidden = server.placement.is_on_cpu and self.gpus().uses_vulkan
+        gpus = self.gpus().seen_by(server.model.launch.engine)
+        is_hidden = server.placement.is_on_cpu and gpus.uses_vulkan
         return {**self.env, VULKAN_VARIABLE: ""} if is_hidden else self.env
 
     @staticmethod

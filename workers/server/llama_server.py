@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, LaunchSettings
 from app.entities.model import Model
+from app.entities.placement import Placement
 from app.entities.server import Server
-from app.use_cases.launch.command_line import ANY_PORT, launch_on
+from app.use_cases.launch.command_line import ANY_PORT, launch_on, with_draft_head
 from app.use_cases.launch.load_mode import FileFacts
 from app.use_cases.scheduling import events as ev
 from workers.logs.engine_text import without_backtrace
@@ -51,6 +52,7 @@ class LlamaServer:
         self._cache: KeptCache | None = None
         self._file = FileFacts()  # of the model, before the load
         self._process: ServerProcess | None = None  # of the last attempt
+        self._not_drafting: tuple[str, str] | None = None  # as in Launcher, if this attempt is without drafting
         self._thread = threading.Thread(target=self._run, name=f"server-{server.id}", daemon=True)
 
     # --- for any thread ---------------------------------------------------------------------------
@@ -122,10 +124,12 @@ class LlamaServer:
         the load.
         """
         try:
-            engine = self._launcher.engine()
+            engine = self._launcher.engine(self._server.model.launch.engine)
         except OSError as error:
             return True, str(error), None
         model = self._launcher.as_started(self._server.model)
+        for remark in self._launcher.remarks(model):
+            log.warning("server=%d model=%s %s", self._server.id, model.name, remark)
         self._server = replace(self._server, model=self._as_loaded(model, engine))
         self._cache = self._launcher.caches.prepare(self._server, engine, self._orders.wake)
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -138,8 +142,10 @@ class LlamaServer:
             code = process.reap()
             errors = error_lines(process.log.lines(), process.is_ready)
             is_over = process.is_ready or self._orders.is_stop_wanted or attempt == MAX_ATTEMPTS
-            if is_over or not self._prepare_retry(errors):
+            if is_over or not self._prepare_retry(errors, engine.identity):
                 break
+        if process.is_ready and not self._orders.is_stop_wanted:
+            self._note_crash_while_drafting(engine.identity)
         level = logging.INFO if self._orders.is_stop_wanted else logging.WARNING
         how = describe_exit(code)
         log.log(level, "exited server=%d model=%s %s", self._server.id, self._server.model.name, how)
@@ -147,8 +153,8 @@ class LlamaServer:
 
     def _as_loaded(self, model: Model, engine: EngineFacts) -> Model:
         """The model with the settings of this very start."""
-        if model.path in self._launcher.not_drafting:
-            self._server = replace(self._server, placement=replace(self._server.placement, speculation=""))
+        if (model.path, engine.identity) in self._launcher.not_drafting:
+            self._server = replace(self._server, placement=_without_drafting(self._server.placement))
         placement = self._server.placement
         model = replace(model, launch=launch_on(model.launch, placement))
         choice = self._launcher.choose_load_mode(model, placement, engine)
@@ -158,28 +164,48 @@ class LlamaServer:
         return replace(model, launch=replace(model.launch, options=options))
 
     def _spawn(self, engine: EngineFacts) -> ServerProcess:
-        port = free_port() if self._launcher.needs_fixed_ports else ANY_PORT
+        port = free_port() if engine.identity in self._launcher.need_fixed_ports else ANY_PORT
         about = self._launcher, engine, self._server
-        return ServerProcess(*about, self._post, self._orders, self._cache, self.api_key, port, self._file)
+        return ServerProcess(*about, self._blame_drafting, self._orders, self._cache, self.api_key, port, self._file)
 
-    def _stop_drafting(self) -> bool:
+    def _note_crash_while_drafting(self, engine: str) -> None:
+        """The next load of the model is without: the engine aborts where a head asks for what the model lacks."""
+        if self._server.placement.speculation:
+            log.warning("server=%d ended while it drafted tokens; not again until a restart", self._server.id)
+            self._launcher.not_drafting.add((self._server.model.path, engine))
+
+    def _stop_drafting(self, engine: str) -> bool:
         """Without what the placement added, more is booked than is needed. False: it added nothing."""
         if not self._server.placement.speculation:
             return False
-        log.warning("server=%d did not start with --spec-type; retrying without", self._server.id)
-        model, placement = self._server.model, replace(self._server.placement, speculation="")
-        self._launcher.not_drafting.add(model.path)
-        launch = replace(model.launch, options=replace(model.launch.options, speculation="none"))
+        log.warning("server=%d did not start; trying it without --spec-type", self._server.id)
+        model, placement = self._server.model, self._server.placement
+        self._not_drafting = model.path, engine
+        head = len(with_draft_head(LaunchSettings(), placement.draft_head).args)  # the last of the arguments
+        args = model.launch.args[: len(model.launch.args) - head]
+        launch = replace(model.launch, args=args, options=replace(model.launch.options, speculation="none"))
+        placement = _without_drafting(placement)
         self._server = replace(self._server, model=replace(model, launch=launch), placement=placement)
         return True
 
-    def _prepare_retry(self, errors: str) -> bool:
-        """Whether another attempt may succeed, by the error lines of the last one."""
+    def _blame_drafting(self, event: ev.Event) -> None:
+        """Post the event. Where the start without drafting succeeds, drafting was why the one before had failed."""
+        if self._not_drafting is not None and isinstance(event, ev.Ready):
+            self._launcher.not_drafting.add(self._not_drafting)
+            log.warning("server=%d starts without --spec-type: the model drafts no more", self._server.id)
+        self._post(event)
+
+    def _prepare_retry(self, errors: str, engine: str) -> bool:
+        """Whether another attempt may succeed, by the error lines of the last one. `engine`: its identity."""
         if self._cache is not None and self._cache.ended_in_restore():
             log.warning("server=%d exited while its saved kv cache was restored; retrying without", self._server.id)
             return True
         if not _BIND_FAILED.search(errors):
-            return self._stop_drafting()
+            return self._stop_drafting(engine)
         log.warning("server=%d could not listen on its port; trying another", self._server.id)
-        self._launcher.needs_fixed_ports = True
+        self._launcher.need_fixed_ports.add(engine)
         return True
+
+
+def _without_drafting(placement: Placement) -> Placement:
+    return replace(placement, speculation="", draft_head="")

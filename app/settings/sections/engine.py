@@ -18,8 +18,9 @@ class EngineSettings(Section):
 
     binary: Annotated[str, NEEDS_RESTART] = Field(
         "auto",
-        description="auto, embedded, or a path. auto: the first that can use the GPUs, else the first that works, of "
-        "llama-server on PATH, those of `engine install` and the embedded engine; `engine use` chooses one.",
+        description="auto, embedded, the name of an installed one, or a path. auto: the first that can use the GPUs, "
+        "else the first that works, of llama-server on PATH, those of `engine install` and the embedded engine; "
+        "`engine use` chooses one.",
     )
     args: Arguments = Field(
         [], description="Additional arguments for every llama-server, one word per item. A model's own come after them."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +19,7 @@ from app.settings.values import (
     GpuNames,
     ModelName,
     Section,
+    Text,
     Variables,
 )
 
@@ -134,6 +136,13 @@ class ModelSettings(ModelDefaults):
     )
     max_gpus: int | None = Field(
         None, ge=1, description="Largest number of GPUs to split the model over. null: no limit."
+    )
+    engine: Annotated[Text, Field(min_length=1)] | None = Field(
+        None,
+        description=(
+            "llama-server of this model: auto, embedded, the name of an installed one (`engine list`), or a path, as "
+            "in `engine.binary`. null: the service's. docs/engines.md."
+        ),
     )
     args: Arguments = Field([], description="Additional llama-server arguments, one word per item.")
     env: Variables = Field(

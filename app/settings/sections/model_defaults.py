@@ -78,9 +78,10 @@ class ModelDefaults(Section):
     speculative: Speculative = Field(
         "auto",
         description=(
-            "Speculative decoding. auto: by the model's own layers for it, where that costs nothing else; off; or what "
-            "drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the model's own layers for it), "
-            "`{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: docs/speculative.md."
+            "Speculative decoding. auto: by the model's own layers for it, or a draft head beside it, where that "
+            "costs nothing else; off; or what drafts tokens: `{draft: FILE_OR_NAME}`, `{type: draft-mtp}` (the "
+            "model's own layers for it), `{type: ngram-mod}` (the text so far), each with `max_tokens` at a time: "
+            "docs/speculative.md."
         ),
     )
     split_mode: Literal["layer", "tensor", "row"] = Field(
@@ -153,7 +154,7 @@ class ModelDefaults(Section):
 
     @property
     def _overrides(self) -> tuple[tuple[str, str], ...]:
-        pairs = (override.rpartition("=") for override in self.tensor_overrides)
+        pairs = (override.partition("=") for override in self.tensor_overrides)
         return tuple((pattern, buffer) for pattern, _, buffer in pairs)
 
     def over_args(self, args: Sequence[str]) -> tuple[str, ...]:

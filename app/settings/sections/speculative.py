@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -57,7 +57,12 @@ class SpeculativeSettings(Section):
 
 
 def _word(value: object) -> object:
-    return "off" if value is False else value
+    if value is False:
+        return "off"
+    if isinstance(value, str) and value not in ("auto", "off", "on"):
+        key = "type" if value in get_args(DraftKind) else "draft"
+        raise ValueError(f"must be auto, off, or {{{key}: {value}}}")
+    return value
 
 
 # Told apart beforehand, so that an error is about the form that was meant.

@@ -38,6 +38,16 @@ def engine_findings(report: EngineDiagnosis, has_gpus: bool) -> list[Finding]:
     ]
 
 
+def gpu_use_findings(report: EngineDiagnosis) -> list[Finding]:
+    """Of a model's own engine, where there are GPUs that the model may use. Of the service's, the GPUs say it."""
+    devices = report.devices
+    if devices is None or devices.cuda or devices.vulkan:
+        return []
+    if devices.cuda_error:
+        return [problem("engine", f"it can use no GPU now: {devices.cuda_error}", "nvidia-smi")]
+    return [warning("engine", "it can use no GPU, so its models run on the CPU", "a CUDA build, or n_gpu_layers: 0")]
+
+
 def _name(engine: EngineFacts) -> str:
     if engine.kind is EngineKind.EMBEDDED:
         return f"the embedded one, {engine.version}"

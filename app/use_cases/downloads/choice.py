@@ -10,7 +10,7 @@ from app.entities.gguf import FileKind
 from app.entities.gguf_names import kind_by_name, parse_part_name, quantization
 from app.entities.model_name import folded, similar_names
 from app.entities.repository import Repository, RepositoryFile, RepositoryName
-from app.use_cases.downloads.companions import best_draft_heads, matching_projectors
+from app.use_cases.downloads.companions import best_draft_heads, matching_companions
 from app.use_cases.downloads.model_names import (
     DEFAULT_QUANTIZATION,
     model_stem,
@@ -63,7 +63,7 @@ def models_of(repository: Repository) -> tuple[RepositoryModel, ...]:
     part_sets = _part_sets(by_kind[FileKind.MODEL])
     firsts = [paths[0] for paths in part_sets]
     heads = best_draft_heads(by_kind[FileKind.DRAFT_HEAD])
-    projectors = matching_projectors(firsts, by_kind[FileKind.PROJECTOR], one_family=True)
+    projectors = matching_companions(firsts, by_kind[FileKind.PROJECTOR], one_family=True)
     return tuple(
         RepositoryModel(
             name,

@@ -12,10 +12,11 @@ from app.use_cases.downloads.model_names import model_stem
 PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # unquantized first, F16 above all: every backend computes in it
 
 
-def matching_projectors(
-    models: Sequence[str], projectors: Sequence[str], one_family: bool
+def matching_companions(
+    models: Sequence[str], companions: Sequence[str], one_family: bool, family_of: Callable[[str], str] = family
 ) -> Callable[[str], list[str]]:
-    """A function from a model's path to the projectors that match it, best first; all are paths.
+    """A function from a model's path to the projectors that match it, best first; all are paths. So it is with draft
+    heads, whose names `family_of` shortens.
 
     First those in the model's folder, then those that match by name. A projector without a model name matches the
     models of its folder if all are of one family. A repository (`one_family`) counts as one folder; if it has one
@@ -28,8 +29,8 @@ def matching_projectors(
         families[group(model)].add(family(model_stem(model)))
     in_folder: dict[tuple[str, str], list[str]] = defaultdict(list)
     by_name: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(projectors, key=_projector_rank):
-        name, names_in_folder = family(file_stem(path.rpartition("/")[2])), families[group(path)]
+    for path in sorted(companions, key=_projector_rank):
+        name, names_in_folder = family_of(file_stem(path.rpartition("/")[2])), families[group(path)]
         if name:
             by_name[name].append(path)
         if len(names_in_folder) == 1 and (one_family or not name):

@@ -16,6 +16,7 @@ from app.entities.memory import DeviceMemory
 from app.use_cases.estimate.compute import drafting_compute_bytes
 from app.use_cases.estimate.kv_cache import cache_cells, drafting_context_bytes
 from app.use_cases.estimate.projector import Projector, projector, projector_memory
+from app.use_cases.model_shape.draft_head import ASSISTANTS, DSPARK, head_fits, head_type
 from app.use_cases.model_shape.shape import BLOCK, ModelShape, between, gpu_bytes, is_input, model_shape
 
 
@@ -39,6 +40,7 @@ class Companions:
 
 NO_COMPANIONS = Companions()
 MEASURED_MTP = frozenset({"qwen35", "qwen35moe", "glm4moe", "deepseek32"})
+MEASURED_HEADS = MEASURED_MTP | {"eagle3", "dflash", *ASSISTANTS}
 Companion = ModelShape | Projector | Adapter
 DeviceNeeds = tuple[list[DeviceMemory], DeviceMemory]  # per device, and of RAM
 
@@ -110,6 +112,12 @@ def has_measured_mtp(shape: ModelShape) -> bool:
     hp = shape.hparams
     has_layers = hp.n_layer < hp.n_layer_all and between(shape.layers, hp.n_layer, hp.n_layer_all) > 0
     return has_layers and hp.architecture in MEASURED_MTP
+
+
+def has_measured_head(head: ModelShape, model: ModelShape) -> bool:
+    """Whether the model can draft tokens with this head, and what such heads take was measured, on one GPU."""
+    is_measured = head.hparams.architecture in MEASURED_HEADS and head_type(head.hparams.header) != DSPARK
+    return is_measured and head_fits(head.hparams.header, model.hparams.header)
 
 
 def drafting_memory(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> DeviceNeeds:

@@ -44,7 +44,7 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
 
     The first device computes even without layers: weights in RAM are copied to it (op_offload.py).
     """
-    if is_replayed(shape, options):
+    if is_replayed(shape, options, ranges):
         return _replayed(shape, options, ranges)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
@@ -122,7 +122,7 @@ def _cpu_extra_bytes(shape: ModelShape, options: ModelOptions) -> int:
 
 def uncertain_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range]) -> int:
     """Bytes that the first device may need in addition, depending on gaps that the formulas do not know."""
-    if not options.devices or not (options.n_cpu_moe or options.overrides):
+    if not options.devices or not (options.n_cpu_moe or options.overrides) or is_replayed(shape, options, ranges):
         return 0
     cells = cache_cells(shape, options)
     moved = moved_tensors(shape, options, ranges)

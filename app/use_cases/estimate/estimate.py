@@ -24,6 +24,7 @@ from app.use_cases.estimate.companions import (
     projector_needs,
 )
 from app.use_cases.estimate.compute import compute_bytes, host_compute_bytes, uncertain_bytes
+from app.use_cases.estimate.draft_head import HEAD_TYPES, head_needs
 from app.use_cases.estimate.kv_cache import cache_cells, context_bytes, host_context_bytes, tokens_at_once
 from app.use_cases.estimate.load_staging import with_load_staging
 from app.use_cases.estimate.projector import MEASURED as MEASURED_PROJECTORS
@@ -75,14 +76,14 @@ def estimate_memory(
         return divided_estimate(whole, options, shape.output_bytes if shape.has_tied_output else 0)
     ranges = device_layers(shape.hparams, options)
     needs = [_model_needs(shape, options, ranges)]
-    if options.speculation == DRAFTS_ITSELF:
+    if options.speculation == DRAFTS_ITSELF and not companions.draft:
         needs.append(drafting_memory(shape, options, ranges))
     needs += [adapter_memory(each, shape.hparams.n_layer_all, ranges) for each in companions.adapters]
     if companions.projector:
         needs.append(projector_needs(companions.projector, options, len(ranges)))
     if companions.draft:
         context = cache_cells(shape, options).ctx
-        needs.append(_draft_model_needs(companions.draft, replace(options, ctx_size=context)))
+        needs.append(_draft_model_needs(companions.draft, shape, replace(options, ctx_size=context)))
     devices, host = add_needs(needs) if len(needs) > 1 else needs[0]
     estimate = _assembled(shape, options, companions, gpu_overhead_bytes, devices, host)
     uncertain = uncertain_bytes(shape, options, ranges)
@@ -113,10 +114,13 @@ def _model_needs(shape: ModelShape, options: ModelOptions, ranges: list[range]) 
     return devices, host
 
 
-def _draft_model_needs(shape: ModelShape, options: ModelOptions) -> DeviceNeeds:
+def _draft_model_needs(draft: ModelShape, model: ModelShape, options: ModelOptions) -> DeviceNeeds:
     """A draft model is a second model in the same process, with a context of the same size."""
     own = draft_options(options)
-    devices, host = _model_needs(shape, own, device_layers(shape.hparams, own))
+    if options.speculation in HEAD_TYPES:
+        devices, host = head_needs(draft, model, own, options)
+    else:
+        devices, host = _model_needs(draft, own, device_layers(draft.hparams, own))
     gpus = used_gpus(options)
     if not devices or len(devices) == len(gpus):
         return devices, host

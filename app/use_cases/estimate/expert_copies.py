@@ -19,7 +19,7 @@ from app.use_cases.model_shape.shape import ModelShape
 # (ggml-cuda.cu, ggml_backend_cuda_device_supports_op): the CPU multiplies, and the result comes back.
 EXPERTS_ON_CPU = ("mistral4",)
 # The next expert tensor is copied in before the previous one is freed, even if both have the same size.
-EQUAL_EXPERTS_OVERLAP = frozenset({"qwen3next", "qwen35moe", "kimi-linear", "gemma4"})
+EQUAL_EXPERTS_OVERLAP = frozenset({"qwen3next", "qwen35moe", "kimi-linear"})
 # In these the gaps are large enough, whatever mask comes late.
 _ONE_AT_A_TIME = frozenset({"glm5-next", "qwen4exp"})
 # Results alive together with an expert tensor, twice or more: fitted to one model each.

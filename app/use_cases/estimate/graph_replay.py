@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.graph_rules import Work
 from app.use_cases.estimate.kv_cache import CacheCells, is_quantized
-from app.use_cases.estimate.tensor_allocator import Allocation, TensorAllocator
+from app.use_cases.estimate.tensor_allocator import EMPTY, Allocation, TensorAllocator
 from app.use_cases.model_shape.layers import Layer
 from app.use_cases.model_shape.shape import ModelShape
 
-# Positions are added to the embeddings; the other architectures rotate queries and keys (RoPE).
-WITHOUT_ROPE = frozenset({"bloom", "gpt2", "jais", "mpt", "refact", "starcoder"})
 # Heads of a multiple of this size are rotated before they are quantized (llama-kv-cache.cpp, attn_rot_k).
 _ROTATED_HEADS = 64
 
@@ -20,56 +21,82 @@ class GraphReplay:
 
     def __init__(self, shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool) -> None:
         self.shape, self.options, self.w, self.cells, self.flash = shape, options, w, cells, flash
-        self._allocator = TensorAllocator()
-        self.allocate, self.free = self._allocator.allocate, self._allocator.free
+        self.allocator = TensorAllocator()
+        self.allocate, self.free = self.allocator.allocate, self.allocator.free
         self.layer: Layer = shape.each_layer[0]
-        self.has_weights_in_ram = self.has_cache_in_ram = False  # the current layer
+        # Of the current layer:
+        self.in_ram: Collection[str] = ()  # kinds of its weights
+        self.has_weights_in_ram = self.has_cache_in_ram = False  # all of its weights
+        self.last_copied = ""  # the last of the weights in RAM
+        self.after_copies: Sequence[Layer] = ()  # layers computed in the same split as what follows that weight
         self.residual: Allocation | None = None
         self.norm: Allocation | None = None  # of the first layer, if the device before has computed it
         self.architecture = shape.graph.architecture
         self.is_parallel = shape.graph.is_parallel
-        self.uses_rope = self.architecture not in WITHOUT_ROPE
         self.has_rope_weights = shape.per_device_bytes > 0
-        self.rotates_k = is_quantized(options.cache_type_k) and shape.graph.k_head % _ROTATED_HEADS == 0
-        self.rotates_v = is_quantized(options.cache_type_v) and shape.graph.v_head % _ROTATED_HEADS == 0
-        # Graph inputs that stay until the end once they are allocated.
-        self.has_positions = not self.uses_rope
-        self._has_cache_indexes = False
-        self._masks: set[bool] = set()
+        self.k_rotation_bytes = _rotation_bytes(options.cache_type_k, shape.graph.k_head, is_widest=True)
+        self.v_rotation_bytes = _rotation_bytes(options.cache_type_v, shape.graph.v_head, is_widest=False)
+        # Graph inputs that stay until the end once they are allocated: of windowed layers, and of the others.
+        self.has_positions = False
+        self._cache_indexes: frozenset[bool] = frozenset()
+        self._masks: frozenset[bool] = frozenset()
+        self._rotations: frozenset[tuple[str, bool]] = frozenset()  # of K and V
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What the allocations of the next layer depend on."""
+        inputs = self.has_positions, self._cache_indexes, self._masks, self._rotations
+        return self.allocator.state, self.residual, self.norm, inputs
+
+    @state.setter
+    def state(self, state: tuple[Any, ...]) -> None:
+        self.allocator.state, self.residual, self.norm, inputs = state
+        self.has_positions, self._cache_indexes, self._masks, self._rotations = inputs
 
     @property
     def peak_bytes(self) -> int:
-        return self._allocator.peak
+        return self.allocator.peak
 
-    def begin(self, layer: Layer, has_weights_in_ram: bool) -> None:
-        """The graph's inputs: embeddings of tokens and images. The residual stays."""
+    def begin(self, layers: Sequence[Layer]) -> None:
+        """The graph's inputs: embeddings of tokens and images. The residual stays.
+
+        `layers`: those of the first split; none if its weights are in RAM."""
         allocate, e = self.allocate, self.w.e
         images, mixed, slots, self.residual = allocate(e), allocate(e), allocate(8 * self.w.tokens), allocate(e)
-        if not has_weights_in_ram:
-            self._begin_split(layer)
+        if layers:
+            self.begin_split(layers)
         allocate(e)
         self.free(images, mixed, slots)
 
-    def begin_after_another(self, layer: Layer) -> None:
-        """What comes from the device before, which has also computed the first norm: that has no weights."""
-        if "attn_norm" in layer.weights:
+    def begin_after_another(self, layers: Sequence[Layer]) -> None:
+        """What comes from another device, which has also computed the first norm: that has no weights."""
+        self.residual = None
+        if "attn_norm" in layers[0].weights:
             self.norm = self.allocate(self.w.e)
         else:
             self.residual = self.allocate(self.w.e)
-        self._begin_split(layer)
+        self.begin_split(layers)
         if self.residual is None and self.options.kv_offload:
             self.residual = self.allocate(self.w.e)  # else in the split that has the cache
 
-    def _begin_split(self, layer: Layer) -> None:
-        """Inputs of the first split; those of attention are among them if its cache is on the device."""
-        self.allocate_positions()
-        if self.options.kv_offload:
-            self.allocate_cache_indexes()
-            self.allocate_mask(layer)
+    def begin_split(self, layers: Sequence[Layer]) -> None:
+        """Inputs of a split with these layers; those of attention are among them if its cache is on the device."""
+        for layer in layers:
+            self.allocate_positions(layer)
+            self.allocate_rotation("k", layer)
+            self.allocate_rotation("v", layer)
+            if self.options.kv_offload:
+                self.allocate_cache_indexes(layer)
+                self.allocate_mask(layer)
 
     def weight(self, kind: str) -> Allocation:
-        """The copy of a weight in RAM; empty if the weight is on the device."""
-        return self.allocate(self.layer.weights.get(kind, 0) if self.has_weights_in_ram else 0)
+        """The copy of a weight in RAM, with which a split begins; empty if the weight is on the device."""
+        if kind not in self.in_ram:
+            return EMPTY
+        copied = self.allocate(self.layer.weights.get(kind, 0))
+        if kind == self.last_copied:
+            self.begin_split(self.after_copies)
+        return copied
 
     def compute(self, size: int, *inputs: Allocation) -> Allocation:
         """A new tensor; `inputs` are freed after it, because nothing else reads them."""
@@ -82,23 +109,38 @@ class GraphReplay:
         weight = self.weight(kind)
         return self.compute(size, weight, *inputs)
 
-    def allocate_positions(self) -> None:
-        if not self.has_positions:
+    def allocate_positions(self, layer: Layer) -> None:
+        if layer.has_rope and not self.has_positions:
             self.has_positions = True
             self.allocate(4 * self.w.tokens)
 
-    def allocate_cache_indexes(self) -> None:
+    def allocate_rotation(self, kind: str, layer: Layer) -> None:
+        """The matrix with which K or V is rotated, if it is."""
+        size = self.k_rotation_bytes if kind == "k" else self.v_rotation_bytes
+        if size and (kind, layer.is_windowed) not in self._rotations:
+            self._rotations |= {(kind, layer.is_windowed)}
+            self.allocate(size)
+
+    def allocate_cache_indexes(self, layer: Layer) -> None:
         """Which cells K and V are written to. Without flash attention V is transposed: each value has an index."""
-        if not self._has_cache_indexes:
-            self._has_cache_indexes = True
+        if layer.is_windowed not in self._cache_indexes:
+            self._cache_indexes |= {layer.is_windowed}
             self.allocate(8 * self.w.tokens)
             self.allocate(8 * self.w.tokens * (self.shape.v_width_max if self.options.flash_attn == "off" else 1))
 
     def allocate_mask(self, layer: Layer) -> None:
         if layer.is_windowed not in self._masks:
-            self._masks.add(layer.is_windowed)
+            self._masks |= {layer.is_windowed}
             self.allocate(self.cells_read(layer) * self.w.tokens * (2 if self.flash else 4))
 
     def cells_read(self, layer: Layer) -> int:
         """Cells of the cache that the layer's attention reads."""
         return self.cells.window if layer.is_windowed else self.cells.base
+
+
+def _rotation_bytes(cache_type: str, head: int, is_widest: bool) -> int:
+    """Of a square matrix as wide as the largest power of two that divides the heads, or of 64."""
+    if not is_quantized(cache_type) or head % _ROTATED_HEADS:
+        return 0
+    width = head & -head if is_widest else _ROTATED_HEADS
+    return 4 * width * width

@@ -9,7 +9,8 @@ from app.use_cases.estimate.graph_replay import GraphReplay
 from app.use_cases.estimate.kv_cache import row_bytes
 from app.use_cases.estimate.tensor_allocator import Allocation
 
-_KEYS_BEFORE_VALUES = frozenset({"cohere2", "command-r"})
+_KEYS_BEFORE_VALUES = frozenset({"command-r"})  # and all models with windows (build_attn)
+_NORM_AFTER_ROPE = frozenset({"hunyuan-dense", "hunyuan-moe", "maincoder"})
 
 
 def attention(replay: GraphReplay, normed: Allocation) -> Allocation:
@@ -40,7 +41,7 @@ def _without_flash_attention(replay: GraphReplay, queries: Allocation, copied: l
 
 def output(replay: GraphReplay, attended: Allocation) -> Allocation:
     """The product with the output matrix."""
-    if replay.rotates_v:
+    if replay.v_rotation_bytes:
         attended = replay.compute(replay.w.width(replay.layer.attended), attended)
     return replay.mul_mat("attn_output", replay.w.e, attended)
 
@@ -52,32 +53,34 @@ def _queries(replay: GraphReplay, inputs: tuple[Allocation, ...]) -> Allocation:
     else:
         queries, *others = _separate(replay, inputs)
     if not replay.has_cache_in_ram:
-        replay.allocate_cache_indexes()
+        replay.allocate_cache_indexes(replay.layer)
     replay.free(*others)
     return queries
 
 
 def _fused(replay: GraphReplay, inputs: tuple[Allocation, ...]) -> list[Allocation]:
     q, k, v = _sizes(replay)
-    weight = replay.weight("attn_qkv")
-    if not replay.has_rope_weights:
-        replay.allocate_positions()
-    product = replay.compute(q + k + v, weight, *inputs)
-    return [_rotated(replay, q), _rotated(replay, k), product] if replay.uses_rope else [product]
+    product = _product(replay, "attn_qkv", q + k + v, *inputs)
+    if not (replay.layer.has_rope or replay.k_rotation_bytes or replay.v_rotation_bytes):
+        return [product]
+    queries = _rotated(replay, q)
+    values = replay.allocate(v if replay.v_rotation_bytes else 0)
+    return [queries, _rotated(replay, k), product, values]
 
 
 def _separate(replay: GraphReplay, inputs: tuple[Allocation, ...]) -> list[Allocation]:
     """Queries, keys and values."""
     q, k, v = _sizes(replay)
-    if replay.architecture in _KEYS_BEFORE_VALUES:
+    if replay.architecture in _KEYS_BEFORE_VALUES or any(replay.shape.hparams.is_windowed):
         queries, keys = _projected(replay, "attn_q", q), _projected(replay, "attn_k", k)
-        return [queries, keys, _values(replay, replay.mul_mat("attn_v", v, *inputs))]
+        return [queries, keys, _values(replay, _product(replay, "attn_v", v, *inputs))]
     if not (replay.has_weights_in_ram and replay.has_rope_weights and replay.has_positions):
         queries = _projected(replay, "attn_q", q)
-        values = _values(replay, replay.mul_mat("attn_v", v))
+        values = _values(replay, _product(replay, "attn_v", v))
     else:  # RoPE's factors are in RAM too: RoPE begins a split, and the next weight is copied in at its start.
         product = replay.mul_mat("attn_q", q)
         weight = replay.weight("attn_v")
+        replay.allocate_rotation("v", replay.layer)
         queries = _rotated(replay, q, product)
         values = _values(replay, replay.compute(v, weight))
     return [queries, _projected(replay, "attn_k", k, *inputs), values]
@@ -88,22 +91,46 @@ def _sizes(replay: GraphReplay) -> tuple[int, int, int]:
 
 
 def _projected(replay: GraphReplay, kind: str, size: int, *inputs: Allocation) -> Allocation:
-    """Queries or keys. RoPE cannot work in place: it reads the product through a view."""
-    weight = replay.weight(kind)
-    if not replay.has_rope_weights and "attn_q_norm" not in replay.layer.weights:
-        replay.allocate_positions()
+    """Queries or keys."""
+    return _rotated(replay, size, _product(replay, kind, size, *inputs))
+
+
+def _product(replay: GraphReplay, kind: str, size: int, *inputs: Allocation) -> Allocation:
+    """With bias and norm, which work in place. What follows is in the last split that begins with one of their
+    weights."""
+    weight, after = replay.weight(kind), [f"{kind}.bias"]
+    if replay.architecture not in _NORM_AFTER_ROPE:
+        after.append(f"{kind}_norm")
+    last = max(filter(replay.layer.weights.__contains__, after), key=after.index, default=kind)
+    if last == kind:
+        _allocate_inputs(replay, kind)
     product = replay.compute(size, weight, *inputs)
-    return _rotated(replay, size, product) if replay.uses_rope else product
+    for each in after:
+        copied = replay.weight(each)
+        if last == each:
+            _allocate_inputs(replay, kind)
+        replay.free(copied)
+    return product
+
+
+def _allocate_inputs(replay: GraphReplay, kind: str) -> None:
+    if kind != "attn_v" and not replay.has_rope_weights:  # else with these
+        replay.allocate_positions(replay.layer)
+        replay.allocate_rotation("k", replay.layer)
+    if kind != "attn_q" and kind != "attn_k":
+        replay.allocate_rotation("v", replay.layer)
 
 
 def _rotated(replay: GraphReplay, size: int, *product: Allocation) -> Allocation:
-    """After RoPE. A cache that is quantized may be rotated once more (attn_rot_k)."""
+    """After RoPE, which cannot work in place: it reads the product through a view. A cache that is quantized may be
+    rotated once more (attn_rot_k)."""
     if replay.has_rope_weights:
-        replay.allocate_positions()
-    result = replay.compute(size, *product)
-    replay.allocate_positions()
-    return replay.compute(size, result) if replay.rotates_k else result
+        replay.allocate_positions(replay.layer)
+        replay.allocate_rotation("k", replay.layer)
+    for _ in range(replay.layer.has_rope + (replay.k_rotation_bytes > 0)):
+        product = (replay.compute(size, *product),)
+    return product[0]
 
 
 def _values(replay: GraphReplay, product: Allocation) -> Allocation:
-    return replay.compute(product[1], product) if replay.rotates_v else product
+    return replay.compute(product[1], product) if replay.v_rotation_bytes else product

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 Allocation = tuple[int, int]  # offset and size
+State = tuple[int, tuple[int, ...], tuple[int, ...]]  # where a tensor without a gap goes; offsets and sizes of the gaps
 
 EMPTY: Allocation = (0, 0)
 _ALIGNMENT = 128  # of CUDA's buffers
@@ -17,29 +18,40 @@ _ALIGNMENT = 128  # of CUDA's buffers
 class TensorAllocator:
     """The compute buffer of one device. `peak` is the size that it needs."""
 
-    __slots__ = ("_end", "_gaps", "peak")
+    __slots__ = ("_end", "_offsets", "_sizes", "peak")
 
     def __init__(self) -> None:
-        self._gaps: list[Allocation] = []  # by offset
+        self._offsets: list[int] = []  # of the gaps, in this order
+        self._sizes: list[int] = []  # of the same
         self._end = 0
         self.peak = 0
+
+    @property
+    def state(self) -> State:
+        return self._end, tuple(self._offsets), tuple(self._sizes)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._end, self._offsets, self._sizes = state[0], list(state[1]), list(state[2])
 
     def allocate(self, size: int) -> Allocation:
         """A place for a tensor of `size` bytes; EMPTY for none."""
         if not size:
             return EMPTY
         size += -size % _ALIGNMENT
-        gaps = self._gaps
-        fitting = [(gap, -offset) for offset, gap in gaps if gap >= size]
-        if not fitting:
+        sizes, best, place = self._sizes, 0, -1
+        for index, gap in enumerate(sizes):
+            if gap >= size and (place < 0 or gap <= best):
+                best, place = gap, index
+        if place < 0:
             return self._append(size)
-        gap, before = min(fitting)
-        place = gaps.index((-before, gap))
-        if gap == size:
-            del gaps[place]
+        offsets = self._offsets
+        offset = offsets[place]
+        if best == size:
+            del offsets[place], sizes[place]
         else:
-            gaps[place] = (size - before, gap - size)
-        return -before, size
+            offsets[place], sizes[place] = offset + size, best - size
+        return offset, size
 
     def _append(self, size: int) -> Allocation:
         offset = self._end
@@ -50,20 +62,23 @@ class TensorAllocator:
 
     def free(self, *allocations: Allocation) -> None:
         """In this order; neighbouring gaps become one."""
-        for each in allocations:
-            if each[1]:
-                self._free(each)
+        for offset, size in allocations:
+            if size:
+                self._free(offset, size)
 
-    def _free(self, allocation: Allocation) -> None:
-        gaps, (offset, size) = self._gaps, allocation
-        stop = offset + size
-        place = bisect_left(gaps, allocation)
-        if place < len(gaps) and gaps[place][0] == stop:
-            stop += gaps.pop(place)[1]
-        if place and sum(gaps[place - 1]) == offset:
+    def _free(self, offset: int, size: int) -> None:
+        offsets, sizes = self._offsets, self._sizes
+        place = bisect_left(offsets, offset)
+        if place < len(offsets) and offsets[place] == offset + size:
+            size += sizes[place]
+            del offsets[place], sizes[place]
+        if place and offsets[place - 1] + sizes[place - 1] == offset:
             place -= 1
-            offset = gaps.pop(place)[0]
-        if stop == self._end:
+            offset = offsets[place]
+            size += sizes[place]
+            del offsets[place], sizes[place]
+        if offset + size == self._end:
             self._end = offset
         else:
-            gaps.insert(place, (offset, stop - offset))
+            offsets.insert(place, offset)
+            sizes.insert(place, size)

@@ -11,6 +11,7 @@ from app.entities.placement import Placement
 from app.use_cases.estimate.kv_cache import is_quantized
 from app.use_cases.estimate.shared_tensors import is_shared
 from app.use_cases.launch.load_mode import load_mode_arguments
+from app.use_cases.launch.parsed_args import option_pairs
 
 ANY_PORT = 0
 KEY_VARIABLE = "LLAMA_API_KEY"
@@ -74,7 +75,13 @@ def launch_on(launch: LaunchSettings, placement: Placement) -> LaunchSettings:
         split_mode=launch.options.split_mode if placement.shares else "layer",
     )
     options = options if gpus else options.without_gpus
+    launch = with_draft_head(launch, placement.draft_head)
     return replace(launch, options=options, gpus=gpus, vulkan_numbers=placement.vulkan_numbers)
+
+
+def with_draft_head(launch: LaunchSettings, path: str) -> LaunchSettings:
+    """The settings, with a file that drafts tokens; "" for none."""
+    return replace(launch, args=(*launch.args, "--model-draft", path)) if path else launch
 
 
 def launch_with_options(launch: LaunchSettings, options: ModelOptions) -> LaunchSettings:
@@ -101,7 +108,7 @@ def launch_plan(
     settings, options = model.launch, model.launch.options
     argv = [
         *engine.command,
-        *(("--threads", "1") if model.size_bytes < TINY_BYTES else ()),
+        *_one_thread(model),
         *settings.args,
         *("--model", model.path),
         *("--alias", model.name),
@@ -120,6 +127,12 @@ def launch_plan(
             argv += option
     environment = _with_backtrace_choice({**env, **settings.env})
     return LaunchPlan(tuple(argv), {**environment, **_own_environment(api_key, settings)})
+
+
+def _one_thread(model: Model) -> tuple[str, ...]:
+    """For a tiny model, unless its number of threads is configured."""
+    is_configured = not {"-t", "--threads"}.isdisjoint(option for option, _ in option_pairs(model.launch.args))
+    return ("--threads", "1") if model.size_bytes < TINY_BYTES and not is_configured else ()
 
 
 def _with_backtrace_choice(env: Mapping[str, str]) -> dict[str, str]:

@@ -96,6 +96,15 @@ WITH_ROUTER_LAYER = frozenset({"graniteswitch"})
 
 TOKEN_SHIFTS: Mapping[str, int] = {"rwkv6": 2, "rwkv7": 2, "rwkv6qwen2": 1, "arwkv7": 1}  # if the file has none
 
+# Positions are added to the embeddings, or to the attention scores; the others rotate queries and keys (RoPE) ...
+WITHOUT_ROPE = frozenset({"bloom", "gpt2", "jais", "mpt", "refact", "starcoder"})
+# ... but these, if they have windows, only in the layers with one ...
+ROPE_IN_WINDOWS = frozenset(
+    {"afmoe", "cohere2", "cohere2moe", "exaone-moe", "exaone4", "llama4", "muse-glimmer", "smallthinker"}
+)
+# ... and these not in every n-th layer.
+WITHOUT_ROPE_EVERY: Mapping[str, int] = {"smollm3": 4}
+
 # Attention with a bias by distance, which flash attention does not support.
 WITH_ATTENTION_BIAS = frozenset({"t5", "t5encoder"})
 

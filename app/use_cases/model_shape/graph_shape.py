@@ -25,6 +25,7 @@ class GraphShape:
     is_gated: bool
     is_parallel: bool  # the feed-forward network reads what attention reads, not its result
     expert_ff: int
+    experts: int
     experts_used: int
     shared_ff: int
     q: int  # all query heads of a layer together
@@ -60,6 +61,7 @@ def graph_shape(hp: Hparams) -> GraphShape:
         is_gated="ffn_gate.weight" in shapes or up >= 2 * ff > 0,
         is_parallel=not any(name.startswith(_NORMS) for name in shapes) and _has_both_in_a_layer(hp),
         expert_ff=_width(shapes, "ffn_down_exps.weight", 0),
+        experts=hp.integer("expert_count"),
         experts_used=hp.integer("expert_used_count"),
         shared_ff=_width(shapes, "ffn_down_shexp.weight", 0),
         q=max(hp.n_head, default=0) * hp.k_head(),

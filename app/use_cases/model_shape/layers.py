@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.entities.gguf import Tensor
+from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.hparams import Hparams
+
+EXPERTS = re.compile(r"ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.cpp, --cpu-moe
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,10 @@ class Layer:
     attended: int  # what attention returns
     ff: int
     is_windowed: bool
-    has_experts: bool
+    has_rope: bool
+    experts: frozenset[str]  # those of the weights that --cpu-moe keeps in RAM
     kind: int  # equal for layers that differ at most in the types of their weights
+    kind_with_types: int
 
 
 def layers(hp: Hparams, blocks: Sequence[Sequence[Tensor]], sizes: Mapping[str, int]) -> tuple[Layer, ...]:
@@ -38,11 +44,25 @@ def _layer(
     down = names.get("ffn_down")
     widths = hp.n_head[il] * k, hp.n_head_kv[il] * k, hp.n_head_kv[il] * v, hp.n_head[il] * v
     ff = down.shape[0] if down and down.shape else 0
+    weights = {kind: sizes[tensor.name] for kind, tensor in names.items()}
     return Layer(
-        {kind: sizes[tensor.name] for kind, tensor in names.items()},
+        weights,
         *widths,
         ff=ff,
         is_windowed=hp.is_windowed[il],
-        has_experts="ffn_down_exps" in names,
-        kind=kinds.setdefault((*widths, ff, hp.is_windowed[il], frozenset(names)), len(kinds)),
+        has_rope=_has_rope(hp, il),
+        experts=frozenset(filter(EXPERTS.match, names)),
+        kind=kinds.setdefault((*widths, ff, hp.is_windowed[il], _has_rope(hp, il), frozenset(names)), len(kinds)),
+        kind_with_types=kinds.setdefault(
+            (*widths, ff, hp.is_windowed[il], _has_rope(hp, il), *weights.items()), len(kinds)
+        ),
     )
+
+
+def _has_rope(hp: Hparams, il: int) -> bool:
+    if hp.architecture in arch.WITHOUT_ROPE:
+        return False
+    if hp.architecture in arch.ROPE_IN_WINDOWS and any(hp.is_windowed):
+        return hp.is_windowed[il]
+    every = arch.WITHOUT_ROPE_EVERY.get(hp.architecture, 0)
+    return not every or (il + 1) % every > 0

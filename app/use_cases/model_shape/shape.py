@@ -18,15 +18,18 @@ from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.graph_shape import GraphShape, graph_shape
 from app.use_cases.model_shape.hparams import Hparams
 from app.use_cases.model_shape.indexer import indexer_widths
-from app.use_cases.model_shape.layers import Layer, layers
+from app.use_cases.model_shape.layers import EXPERTS, Layer, layers
 
 PADDED_ROW = 512  # values; CUDA pads the last row of quantized tensors (ggml-cuda.cu, MATRIX_ROW_PADDING)
 ALIGNMENT_BYTES = 128  # of the tensors in a CUDA buffer
 UNQUANTIZED = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
 
 BLOCK = re.compile(r"(?:enc\.|dec\.)?blk\.([0-9]{1,6})\.")  # T5 has encoder and decoder blocks
-_EXPERTS = re.compile(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps")  # common/arg.cpp, --cpu-moe
-_INPUTS = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
+_EXPERTS = re.compile(rf"\.{EXPERTS.pattern}")
+_INPUTS = (
+    *("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"),
+    "d2t",  # of a draft head
+)
 _PER_DEVICE = ("rope_freqs.", "rope_factors_")  # created with every layer, once per device (TENSOR_DUPLICATED)
 _FIRST_LAYER = ("per_layer_model_proj.", "per_layer_proj_norm.", "token_embd_norm.")  # on the device of layer 0
 _REPACKED_TYPES = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})  # with AVX2, and with NEON's dotprod
@@ -43,7 +46,7 @@ class Cache:
     v_padding: Totals
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity: a cache may have it as a key
 class ModelShape:
     """The sizes an estimate adds up. Weights: `..._bytes` as allocated on a GPU, `host_..._bytes` as in RAM."""
 
@@ -80,6 +83,10 @@ class ModelShape:
     has_mixed_experts: bool  # not all of one size
     empty_layers: int  # layers of the metadata that have no tensors
     graph: GraphShape
+
+    def __hash__(self) -> int:
+        """Of enough to tell models apart: the metadata cannot be hashed, and hashing the rest takes long."""
+        return hash((self.layers, self.output_bytes))
 
 
 def model_shape(header: GgufHeader) -> ModelShape:

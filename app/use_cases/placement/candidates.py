@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from app.entities.launch import ALL_LAYERS, ModelOptions
 from app.entities.memory import Estimate
@@ -136,7 +137,7 @@ class Candidates:
             return shortfall(shared_resources_needed(in_ram + on_card), self.free)
         return shortfall({card.uuid: on_card, **shared_resources_needed(in_ram)}, self.free)
 
-    @property
+    @cached_property
     def _one_card_options(self) -> ModelOptions:
         return replace(self.options, devices=1, tensor_split=())
 

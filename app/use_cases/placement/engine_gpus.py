@@ -6,10 +6,11 @@ whose CUDA fails is one whose GPUs are lost; only one without CUDA is an engine 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.entities.gpu import Gpu, GpuSnapshot
+from app.entities.gpu import EngineView, Gpu, GpuSnapshot
+from app.entities.launch import OwnEngine
 from app.use_cases.placement.vulkan_gpus import NO_MATCH, ListedDevice, VulkanMatch, match_vulkan
 
 ENGINE_COMMAND = "llama-smart-proxy engine install --cuda"
@@ -52,6 +53,9 @@ class EngineProbe:
     def with_cause(self, cause: str) -> EngineProbe:
         """The same, with another reason why it cannot use GPUs that it could use."""
         return replace(self, unusable={uuid: f"{reason}; {cause}" for uuid, reason in self.unusable.items()})
+
+
+NO_OTHERS: Mapping[OwnEngine, EngineProbe] = {}
 
 
 def can_use_nvidia_gpus(listed: DeviceList | None) -> bool:
@@ -124,13 +128,23 @@ def _reason(listed: DeviceList) -> str:
     return f"the engine cannot use it: {listed.cuda_error or 'its --list-devices does not list it'}"
 
 
-def as_the_engine_sees_them(gpus: GpuSnapshot, probe: EngineProbe) -> GpuSnapshot:
-    """The snapshot without the GPUs that the engine cannot use: they are missing, with the reason."""
-    usable = gpus.without(probe.unusable)
-    numbered = tuple(_numbered(gpu, probe.vulkan) for gpu in usable.gpus)
-    return replace(usable, gpus=numbered, engine_problem=probe.problem)
+def as_the_engine_sees_them(
+    gpus: GpuSnapshot, probe: EngineProbe, own: Mapping[OwnEngine, EngineProbe] = NO_OTHERS
+) -> GpuSnapshot:
+    """The snapshot without the GPUs that no engine can use: they are missing, with the reason. `probe`: the service's
+    engine; `own`: those of models."""
+    service = view_of(probe)
+    usable = gpus.without(_unusable_for_all(probe, own.values()))
+    numbered = tuple(map(service.numbered, usable.gpus))
+    views = {None: service} | {engine: view_of(each) for engine, each in own.items()} if own else {}
+    return replace(usable, gpus=numbered, engine_problem=probe.problem, views=views)
 
 
-def _numbered(gpu: Gpu, match: VulkanMatch) -> Gpu:
-    number = match.numbers.get(gpu.uuid)
-    return gpu if number is None else replace(gpu, vulkan_number=number, is_vulkan_assumed=gpu.uuid in match.assumed)
+def _unusable_for_all(probe: EngineProbe, own: Iterable[EngineProbe]) -> dict[str, str]:
+    """With the reason of the service's engine."""
+    others = [each.unusable for each in own if not each.problem]
+    return {uuid: why for uuid, why in probe.unusable.items() if all(uuid in each for each in others)}
+
+
+def view_of(probe: EngineProbe) -> EngineView:
+    return EngineView(probe.problem, probe.unusable, probe.vulkan.numbers, probe.vulkan.assumed)

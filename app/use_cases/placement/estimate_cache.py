@@ -16,7 +16,6 @@ class EstimateCache:
     def __init__(self, request: PlacementRequest) -> None:
         self.request = request
         self._estimates: dict[tuple[ModelOptions, tuple[str, ...]], Estimate] = {}
-        self._layers: dict[ModelOptions, list[int]] = {}
 
     def estimate(self, options: ModelOptions, gpus: tuple[str, ...] = ()) -> Estimate:
         """The request's estimate with these options; `gpus` are product names in the order of the split."""
@@ -25,10 +24,8 @@ class EstimateCache:
             self._estimates[key] = self.request.estimate_with_margin(options, gpus)
         return self._estimates[key]
 
-    def layer_bytes(self, options: ModelOptions) -> list[int]:
+    def layer_bytes(self, options: ModelOptions) -> tuple[int, ...]:
         """Bytes of weights and context of each layer that goes to GPUs; the output is the last entry."""
-        whole = replace(options, n_gpu_layers=ALL_LAYERS)
-        if whole not in self._layers:
-            self._layers[whole] = layer_bytes(self.request.shape, whole)
-        sizes = self._layers[whole]
+        whole = options if options.n_gpu_layers == ALL_LAYERS else replace(options, n_gpu_layers=ALL_LAYERS)
+        sizes = layer_bytes(self.request.shape, whole)
         return sizes[max(0, len(sizes) - options.n_gpu_layers) :]

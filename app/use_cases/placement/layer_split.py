@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 from app.entities.launch import ModelOptions
@@ -65,13 +66,17 @@ def share_tensors(
     return None
 
 
-def layer_bytes(shape: ModelShape, options: ModelOptions) -> list[int]:
-    """Bytes of weights and context of each layer on a GPU; the output is the last entry."""
+@lru_cache(maxsize=256)
+def layer_bytes(shape: ModelShape, options: ModelOptions) -> tuple[int, ...]:
+    """Bytes of weights and context of each layer on a GPU; the output is the last entry.
+
+    Kept for the next decision about the model: adding them up was a third of each.
+    """
     count = shape.hparams.n_layer_all + 1
     alone = [range(il, il + 1) for il in range(count)]
     on_devices, _ = weights(shape, options, alone)
     context = context_bytes(shape, options, alone) if options.kv_offload else [0] * count
-    return [a + b for a, b in zip(on_devices, context, strict=True)]
+    return tuple(a + b for a, b in zip(on_devices, context, strict=True))
 
 
 def _layer_counts(sizes: Sequence[int], capacity: Sequence[int]) -> list[int] | None:

@@ -101,7 +101,7 @@ class Ledger:
         """Everything a decision reads from the ledger: equal fingerprints give equal decisions."""
         held = tuple((resident.id, resident.held_bytes) for resident in self.residents(0.0))
         shared = self.shared_free(), self.shared_releasing(), self.shared_draining(), self.shared_totals()
-        return self.cards(), *shared, held
+        return self.cards(), *shared, held, self.gpus.views
 
     def available_to(self, server: Server) -> dict[str, int]:
         """Bytes that a running server may use on each of its devices: what it holds and what is free."""

@@ -34,6 +34,7 @@ from app.use_cases.placement.world import World
 
 def decide(request: PlacementRequest, world: World) -> Decision:
     """Where the model is placed, and whether it drafts tokens there, where that is optional (speculation.py)."""
+    world = world.seen_by(request.engine)
     return with_optional_speculation(request, lambda each: _decide_plain(each, world))
 
 
@@ -48,7 +49,9 @@ def _decide_plain(request: PlacementRequest, world: World) -> Decision:
     waits, until the world lists their memory as taken.
     """
     context = choose_context(request, world)
-    chosen = replace(request, options=replace(request.options, ctx_size=context.ctx_size))
+    chosen = request
+    if context.ctx_size != request.options.ctx_size:
+        chosen = replace(request, options=replace(request.options, ctx_size=context.ctx_size))
     found = _decide(EstimateCache(chosen), world)
     if found.outcome is not Outcome.PLACE and found.cause is not WaitCause.RELEASING:
         found = _without_caches(EstimateCache(chosen), world, found) or found

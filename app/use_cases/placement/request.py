@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from app.entities.launch import AUTO_PROMPT_CACHE, DRAFTS_ITSELF, ModelOptions, Task
+from app.entities.launch import AUTO_PROMPT_CACHE, DRAFTS_ITSELF, ModelOptions, OwnEngine, Task
 from app.entities.memory import DeviceMemory, Estimate
 from app.entities.placement import Placement, PlacementConstraints
 from app.use_cases.estimate.companions import has_measured_mtp
@@ -35,6 +35,15 @@ class FoundContext:
     smallest: Placement
 
 
+@dataclass(frozen=True, slots=True)
+class DraftHead:
+    """A file beside a model that can draft tokens for it."""
+
+    path: str
+    speculation: str  # the --spec-type that it is for
+    shape: ModelShape
+
+
 FoundContexts = dict[tuple[object, ...], FoundContext | None]  # None: not even the smallest fits
 
 
@@ -55,14 +64,19 @@ class PlacementRequest:
     # What contexts.py found by the estimate alone; the requests of one file share it.
     found_contexts: FoundContexts = field(default_factory=dict, compare=False, repr=False)
 
+    engine: OwnEngine | None = None  # of the model; None: the service's
     engine_drafts: bool = True  # with the model's own MTP layers: --spec-type draft-mtp
+    draft_head: DraftHead | None = None  # estimated with options that have its --spec-type
 
     @property
     def optional_speculation(self) -> str:
         """The --spec-type that it may get where there is room; "" for none. The options are without it."""
-        may_draft = self.constraints.has_auto_speculation and self.engine_drafts
         is_plain = self.options.task is Task.COMPLETION and self.options.speculation == "none"
-        return DRAFTS_ITSELF if may_draft and is_plain and has_measured_mtp(self.shape) else ""
+        if not (self.constraints.has_auto_speculation and is_plain):
+            return ""
+        if self.draft_head:
+            return self.draft_head.speculation
+        return DRAFTS_ITSELF if self.engine_drafts and has_measured_mtp(self.shape) else ""
 
     @property
     def checkpoint_bytes(self) -> int:

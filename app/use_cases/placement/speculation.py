@@ -1,4 +1,5 @@
-"""Speculation: whether a model drafts tokens with its own MTP layers, where the settings leave it to the placement.
+"""Speculation: whether a model drafts tokens with its own MTP layers, or with a head beside it, where the settings
+leave it to the placement.
 
 Never at the cost of anything else: it is left off if the model would otherwise get fewer layers on GPUs, more GPUs, a
 shorter context, or an eviction or a wait that it does not need without.
@@ -25,12 +26,16 @@ def with_optional_speculation(request: PlacementRequest, decide: Callable[[Place
         return plain
     if placed.is_on_cpu or placed.n_gpu_layers < ALL_LAYERS or placed.n_cpu_moe:
         return _explained(plain, f"{LEFT_OFF}not all of the model is on GPUs")
+    if request.draft_head and len(placed.uuids) > 1:
+        return _explained(plain, f"{LEFT_OFF}the model is on several GPUs")
     drafting = decide(_fixed(request, placed, speculation))
     if not _costs_nothing_else(drafting, plain, placed):
         return _explained(plain, f"{LEFT_OFF}memory is short")
     assert drafting.placement is not None
-    own = replace(drafting.placement, speculation=speculation, full_ctx_size=placed.full_ctx_size)
-    return _explained(replace(drafting, placement=own, reason=plain.reason), DRAFTS)
+    path = request.draft_head.path if request.draft_head else ""
+    own = replace(drafting.placement, speculation=speculation, draft_head=path, full_ctx_size=placed.full_ctx_size)
+    how = f"drafts tokens with {path.rpartition('/')[2]}" if path else DRAFTS
+    return _explained(replace(drafting, placement=own, reason=plain.reason), how)
 
 
 def _fixed(request: PlacementRequest, placed: Placement, speculation: str) -> PlacementRequest:

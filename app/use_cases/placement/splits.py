@@ -53,7 +53,7 @@ class Splits:
         """`n_gpu_layers` layers, or all, over all of `cards` once `held` is free; None if they do not fit."""
         usable = [_usable_with(card, held) for card in cards]
         names = tuple(card.name for card in cards)
-        options = replace(self.options, n_gpu_layers=n_gpu_layers or self.options.n_gpu_layers)
+        options = replace(self.options, n_gpu_layers=n_gpu_layers) if n_gpu_layers else self.options
         if self.shares_tensors:
             return self._shared_over(cards, usable, options)
         layers, overhead = self.estimates.layer_bytes(options), self.min_overhead_bytes
@@ -123,7 +123,7 @@ class Splits:
         return [count for count in counts if sums[count] >= self._model_bytes + count * self.min_overhead_bytes]
 
     @cached_property
-    def _layers(self) -> list[int]:
+    def _layers(self) -> Sequence[int]:
         return self.estimates.layer_bytes(self.options)
 
     @cached_property

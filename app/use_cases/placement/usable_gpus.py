@@ -67,6 +67,7 @@ def unplaceable_reason(gpus: GpuSnapshot, fallback: CpuFallback) -> str:
 
 def why_no_gpu(gpus: GpuSnapshot, request: PlacementRequest) -> str:
     """Why none of the GPUs, as of now, can be used for the request; "" if it needs none, or some can."""
+    gpus = gpus.seen_by(request.engine)
     usable = allowed_cards(gpus.gpus, request.constraints) if gpus.has_usable_gpu else ()
     if usable or not request.options.n_gpu_layers:
         return ""

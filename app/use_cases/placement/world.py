@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from app.entities.gpu import EngineView
+from app.entities.launch import OwnEngine
 from app.entities.placement import CPU, Card, Placement, Policy, Resident
 from app.use_cases.placement.ledger import Ledger
 from app.use_cases.placement.victims import memory_held_by
@@ -27,6 +29,18 @@ class World:
     # What nothing here can free, by GPU's UUID and of CPU: held by other processes for long, or on a missing GPU.
     taken: Mapping[str, int] = field(default_factory=dict)
     policy: Policy = field(default_factory=Policy)
+    # What each engine can use of the GPUs, if models have engines of their own; None: the service's.
+    views: Mapping[OwnEngine | None, EngineView] = field(default_factory=dict)
+
+    def seen_by(self, engine: OwnEngine | None) -> World:
+        """With the GPUs that this engine can use, as it numbers them."""
+        view = self.views.get(engine)
+        if view is None:
+            return self
+        numbered = (replace(card, vulkan_number=view.vulkan_numbers.get(card.uuid)) for card in self.cards)
+        cards = () if view.problem else tuple(card for card in numbered if card.uuid not in view.unusable)
+        absent = () if view.problem else tuple(card for card in self.absent if card.uuid not in view.unusable)
+        return replace(self, cards=cards, absent=absent, views={})
 
     @property
     def is_releasing(self) -> bool:
@@ -109,7 +123,8 @@ class World:
         cards = tuple(
             replace(card, usable_bytes=card.total_bytes, releasing_bytes=0, draining_bytes=0) for card in self.cards
         )
-        return World(cards, shared={**self.shared, **self.totals}, totals=self.totals, policy=self.policy)
+        shared = {**self.shared, **self.totals}
+        return World(cards, shared=shared, totals=self.totals, policy=self.policy, views=self.views)
 
 
 def world_of(ledger: Ledger, policy: Policy, now: float, uses_gpus: bool = True) -> World:
@@ -122,6 +137,7 @@ def world_of(ledger: Ledger, policy: Policy, now: float, uses_gpus: bool = True)
         draining=ledger.shared_draining(),
         totals=ledger.shared_totals(),
         policy=policy,
+        views=ledger.gpus.views,
     )
 
 

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.entities.capabilities import Capabilities
-from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, EngineFacts
+from app.entities.launch import LONGEST_AUTO_CTX_TOKENS, LONGEST_AUTO_INPUT_TOKENS, EngineState
 from app.entities.model import Model
 from app.entities.model_name import is_glob
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decision_record import DecisionRecord
-from app.use_cases.reporting.model_status import model_status
+from app.use_cases.reporting.engines import own_engine_json
+from app.use_cases.reporting.model_status import EngineOf, facts_of, model_status
 from app.use_cases.reporting.peer_models import CONTEXT_NAMES, ListedPeerModel
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -25,21 +26,22 @@ def model_list(
     models: Iterable[Model],
     pool: PoolState,
     decisions: Sequence[DecisionRecord],
-    engine: EngineFacts | None,
+    engine_of: EngineOf,
     with_aliases: bool = False,
     virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
 ) -> dict[str, Any]:
-    """The body of /v1/models. Includes unloaded models: a request loads them. `engine`: None for a client that may not
-    see command lines; `with_aliases`: they are listed as variants are; `virtual_names`: with what they stand for."""
+    """The body of /v1/models. Includes unloaded models: a request loads them. `engine_of` returns None for a client
+    that may not see command lines; `with_aliases`: they are listed as variants are; `virtual_names`: with what they
+    stand for."""
     servers = {name: pool.server_of(name) for name in {server.model.name for server in pool.servers}}
     earlier = earlier_contexts(decisions)
     data: list[dict[str, object]] = []
     for model in models:
-        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
+        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine_of)
         data += [entry, *(_as_variant(entry, name) for name in other_ids(model, with_aliases))]
     for name, stands_for in virtual_names.items():
         model = most_ready(stands_for, servers)
-        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine)
+        entry = _entry(model, servers.get(model.name), pool, earlier.get(model.name, 0), engine_of)
         data.append(as_virtual(entry, name, stands_for))
     return {"object": "list", "data": data}
 
@@ -55,10 +57,10 @@ def most_ready(models: Sequence[Model], servers: Mapping[str, Server | None]) ->
 
 
 def model_entry(
-    model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine: EngineFacts | None
+    model: Model, pool: PoolState, decisions: Sequence[DecisionRecord], engine_of: EngineOf
 ) -> dict[str, object]:
-    """One model in OpenAI's form, with llama.cpp's `status`; `engine` as in `model_list`."""
-    entry = _entry(model, pool.server_of(model.name), pool, earlier_contexts(decisions).get(model.name, 0), engine)
+    """One model in OpenAI's form, with llama.cpp's `status`; `engine_of` as in `model_list`."""
+    entry = _entry(model, pool.server_of(model.name), pool, earlier_contexts(decisions).get(model.name, 0), engine_of)
     return _as_variant(entry, model.variant) if model.variant else entry
 
 
@@ -135,7 +137,7 @@ def earlier_contexts(decisions: Iterable[DecisionRecord]) -> dict[str, int]:
 
 
 def _entry(
-    model: Model, server: Server | None, pool: PoolState, earlier_ctx_size: int, engine: EngineFacts | None
+    model: Model, server: Server | None, pool: PoolState, earlier_ctx_size: int, engine_of: EngineOf
 ) -> dict[str, object]:
     tokens = request_tokens(model, server, earlier_ctx_size)
     return {
@@ -145,13 +147,20 @@ def _entry(
         "owned_by": "llama-smart-proxy",
         "aliases": list(model.aliases),
         "source": model.source.value,
-        "status": model_status(model, server, pool, engine),
+        "status": model_status(model, server, pool, facts_of(engine_of(model))),
+        **_own_engine(model, engine_of(model)),
         "size": model.size_bytes,
         **(dict.fromkeys(CONTEXT_NAMES, tokens) if tokens else {}),
         "architecture": _modalities(model),
         **_capabilities(model.capabilities),
         "meta": _meta(model, tokens),
     }
+
+
+def _own_engine(model: Model, state: EngineState | None) -> dict[str, object]:
+    """Nothing if it has none, or for a client that may not see paths."""
+    own = model.launch.engine
+    return {"engine": own_engine_json(own, state)} if own and state else {}
 
 
 def _as_variant(entry: dict[str, object], variant: str) -> dict[str, object]:

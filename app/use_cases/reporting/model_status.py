@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from app.entities.frozen import replace
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, EngineState
 from app.entities.model import Model
 from app.entities.server import Server, ServerState
 from app.use_cases.launch.capabilities import launch_as_started
@@ -20,6 +20,7 @@ MODEL_STATUS = {
     ServerState.READY: "loaded",
     ServerState.DRAINING: "loaded",
 }
+EngineOf = Callable[[Model], EngineState | None]  # the engine of a model; None: the reader may not see it
 _EVENT_FIELDS = ("progress", "failed", "exit_code")  # in an event, of a status
 STAGE = "text_model"  # the router names what is loading; our progress is that of all files
 
@@ -37,6 +38,10 @@ def model_status(model: Model, server: Server | None, pool: PoolState, engine: E
     return status | arguments | context | _instances(model, pool) | _progress(server) | _failure(model, pool)
 
 
+def facts_of(state: EngineState | None) -> EngineFacts | None:
+    return state.facts if state else None
+
+
 def status_events(before: PoolState, after: PoolState) -> list[dict[str, object]]:
     """The events of /models/sse about models whose status has changed between two states."""
     models = {server.model.name: server.model for server in (*before.servers, *after.servers)}
@@ -49,10 +54,10 @@ def _event_data(model: Model, pool: PoolState) -> dict[str, object]:
     return {"status": status["value"]} | {key: status[key] for key in _EVENT_FIELDS if key in status}
 
 
-def running(servers: Iterable[Server], engine: EngineFacts | None, ttl_seconds: float) -> dict[str, object]:
-    """The body of /running. `engine`: None leaves out command lines and addresses; `ttl_seconds`: of models without
+def running(servers: Iterable[Server], engine_of: EngineOf, ttl_seconds: float) -> dict[str, object]:
+    """The body of /running. `engine_of`: None leaves out command lines and addresses; `ttl_seconds`: of models without
     their own."""
-    return {"running": [_running(server, engine, ttl_seconds) for server in servers]}
+    return {"running": [_running(server, facts_of(engine_of(server.model)), ttl_seconds) for server in servers]}
 
 
 def _running(server: Server, engine: EngineFacts | None, ttl_seconds: float) -> dict[str, object]:

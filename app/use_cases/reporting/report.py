@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from app.entities.configuration import ConfigurationState
 from app.entities.gpu import GpuSnapshot
-from app.entities.launch import EngineFacts
+from app.entities.launch import EngineFacts, EngineState, OwnEngine
 from app.entities.model import Model
 from app.entities.placement import CPU
 from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.decisions import context_json, estimate_json, last_decision, placement_json
+from app.use_cases.reporting.engines import own_engine_json, own_engine_name
 from app.use_cases.reporting.gpu_report import GB, gpu_pool_status
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -26,28 +27,34 @@ ON_CPU = (
 def health(
     pool: PoolState,
     gpus: GpuSnapshot,
-    pins: Sequence[str],
+    problems: Sequence[str],
     configuration: ConfigurationState,
     engine: EngineFacts | None,
     engine_problem: str,
+    own_engines: Mapping[OwnEngine, EngineState] | None,
     version: str,
     now: float,
 ) -> dict[str, object]:
-    """The body of /health; `reasons` lists what is wrong. `now` in monotonic seconds."""
+    """The body of /health; `reasons` lists what is wrong, `problems` of it. `own_engines`: those of models; None for a
+    reader that may not see paths. `now` in monotonic seconds."""
     gpus = gpus.as_of(now)
-    reasons = degraded_reasons(pool, gpus, pins, configuration, engine_problem, now)
+    reasons = degraded_reasons(pool, gpus, problems, configuration, engine_problem, now)
     return {
         "status": "draining" if pool.draining else "ok",
         "degraded": bool(reasons),
         "reasons": reasons,
         "version": version,
         "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
+        "model_engines": [own_engine_json(*each) for each in (own_engines or {}).items()],
         "configuration": {
             "loaded_at": round(configuration.loaded_at, 3),
             "errors": list(configuration.errors),
             "needs_restart": list(configuration.needs_restart),
         },
-        "servers": [_server(s, now) for s in pool.servers],
+        "servers": [
+            _server(s, now) | {"engine": own_engine_name(s.model, shows_paths=own_engines is not None)}
+            for s in pool.servers
+        ],
         "waiting": len(pool.waiting),
         "gpu_pool_status": gpu_pool_status(gpus, pool.servers, pool.limits.gpu_limits)
         | {"age_seconds": round(now - gpus.at, 1) if gpus.gpus else None},
@@ -57,15 +64,16 @@ def health(
 def degraded_reasons(
     pool: PoolState,
     gpus: GpuSnapshot,
-    pins: Sequence[str],
+    problems: Sequence[str],
     configuration: ConfigurationState,
     engine_problem: str,
     now: float,
 ) -> list[str]:
-    """What is wrong, one sentence each. `gpus`: as of `now`, monotonic seconds."""
-    problems = ((server.model.name, server_problem(server, gpus, now)) for server in pool.servers)
-    of_servers = dict.fromkeys(f"{name}: {problem}" for name, problem in problems if problem)
-    reasons = [engine_problem, *gpus.problems, *pins, *of_servers, configuration.problem]
+    """What is wrong, one sentence each. `gpus`: as of `now`, monotonic seconds; `problems`: of the models' own engines,
+    and of the pinned models."""
+    found = ((server.model.name, server_problem(server, gpus, now)) for server in pool.servers)
+    of_servers = dict.fromkeys(f"{name}: {problem}" for name, problem in found if problem)
+    reasons = [engine_problem, *gpus.problems, *problems, *of_servers, configuration.problem]
     return [reason for reason in reasons if reason]
 
 
@@ -73,6 +81,7 @@ def server_problem(server: Server, gpus: GpuSnapshot, now: float) -> str:
     """What is wrong with a server; "" if nothing is. `gpus`: as of `now`, monotonic seconds."""
     if server.unresponsive_since is not None:
         return f"its llama-server (server {server.id}) has not responded for {now - server.unresponsive_since:.0f} s"
+    gpus = gpus.seen_by(server.model.launch.engine)
     is_gpu_expected = gpus.has_usable_gpu or (gpus.problems and not gpus.engine_problem)
     return ON_CPU if server.gpu_problem and is_gpu_expected else ""
 

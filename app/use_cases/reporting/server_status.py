@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 
-from app.entities.engine_load import IDLE, UNKNOWN, EngineLoad
+from app.entities.engine_load import IDLE, UNKNOWN, Drafts, EngineLoad
 from app.entities.load import LoadReport
 from app.entities.server import Server, ServerState
+from app.use_cases.reporting.engines import own_engine_name
 from app.use_cases.reporting.report import server_problem
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pin_orders import is_pinned
 from app.use_cases.scheduling.pool_state import PoolState
 
 
-def servers_status(pool: PoolState, loads: Mapping[int, EngineLoad], now: float, at: float) -> list[dict[str, object]]:
+def servers_status(
+    pool: PoolState,
+    loads: Mapping[int, EngineLoad],
+    drafts: Mapping[int, Drafts],
+    now: float,
+    at: float,
+    shows_paths: bool,
+) -> list[dict[str, object]]:
     """The servers of `pool`, oldest first. `loads`: of those that are busy; `now`: monotonic seconds; `at`: the same
-    moment in Unix seconds."""
+    moment in Unix seconds; `shows_paths`: of models' own engines."""
     gpus = pool.gpus.as_of(now)
     return [
-        _server(server, loads.get(server.id, UNKNOWN), pool, now, at) | {"problem": server_problem(server, gpus, now)}
+        _server(server, loads.get(server.id, UNKNOWN), pool, now, at)
+        | {"drafts": _drafts(drafts.get(server.id))}
+        | {"engine": own_engine_name(server.model, shows_paths), "problem": server_problem(server, gpus, now)}
         for server in pool.servers
     ]
 
@@ -51,6 +61,16 @@ def _server(server: Server, load: EngineLoad, pool: PoolState, now: float, at: f
         "started_at": round(at - (now - server.started_at), 3),
         "load": _load(server.load) if server.load else None,
         "load_seconds": None if server.ready_at is None else round(server.ready_at - server.started_at, 1),
+    }
+
+
+def _drafts(drafts: Drafts | None) -> dict[str, object] | None:
+    if drafts is None:
+        return None
+    return {
+        "tokens": drafts.tokens,
+        "accepted_tokens": drafts.accepted,
+        "accepted_percent": round(100 * drafts.acceptance),
     }
 
 

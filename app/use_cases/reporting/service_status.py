@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.entities.download import Download
-from app.entities.engine_load import EngineLoad
+from app.entities.engine_load import Drafts, EngineLoad
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
@@ -40,6 +40,7 @@ class StatusFacts:
     decisions: tuple[DecisionRecord, ...]  # that the viewer may see, newest last
     records: tuple[RequestRecord, ...]  # of requests to models that it may see, newest first
     loads: Mapping[int, EngineLoad]  # by the ids of the busy servers
+    drafts: Mapping[int, Drafts]  # by the ids of those that draft
     hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     downloads: tuple[Download, ...]  # that the viewer may see, newest last
     peers: tuple[PeerStatus, ...]  # with their models that it may use
@@ -48,6 +49,7 @@ class StatusFacts:
     version: str
     sees_all: bool  # whether it may see every model: only then other processes are listed, hidden models among them
     is_admin: bool  # whether the viewer may load, unload, pin and read logs
+    sees_paths: bool  # of this machine
     may_pull: bool  # whether it may order downloads of some models
     uptime_seconds: float
     now: float  # monotonic seconds
@@ -69,7 +71,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "waiting": len(visible.waiting),
         **_gpus(facts),
         "ram": _ram(pool, facts.memory),
-        "servers": servers_status(visible, facts.loads, now, facts.at),
+        "servers": servers_status(visible, facts.loads, facts.drafts, now, facts.at, facts.sees_paths),
         "queue": queue_report(visible, now),
         "downloads": download_list(facts.downloads),
         "may_pull": facts.may_pull,

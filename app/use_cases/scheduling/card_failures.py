@@ -10,6 +10,9 @@ If it fails on all GPUs, the model is to blame. A card is to blame, and set asid
 A card that an engine did not use at all, so that the model was on the CPU, is set aside at once. Unlike the others it
 is not even used as the last one that is left: the next load would compute on the CPU as well.
 
+A model with an engine of its own only avoids the cards on which that fails: it may be the engine's fault, and others
+use them.
+
 A card is set aside for ever longer, and forgiven by the first load that succeeds on it.
 """
 
@@ -35,6 +38,7 @@ class CardFailure:
 
     detail: str = ""  # the engine's words, of the last one
     models: frozenset[str] = frozenset()  # names of those that failed on it, and not on every other card too
+    own_engines: frozenset[str] = frozenset()  # the same, of models with engines of their own
     is_unused: bool = False  # the engine ran without it
     pauses: int = 0  # how often in a row it was set aside
     until: float = -inf  # when it is tried again, in monotonic seconds
@@ -67,6 +71,13 @@ def with_failed_load(
     return changed
 
 
+def with_own_engine_failed(failures: CardFailures, uuids: Collection[str], model: str) -> CardFailures:
+    """After a load of `model`, which has an engine of its own, failed on these GPUs."""
+    known = ((uuid, failures.get(uuid, CardFailure())) for uuid in uuids)
+    avoided = {uuid: replace(failure, own_engines=failure.own_engines | {model}) for uuid, failure in known}
+    return {**failures, **avoided}
+
+
 def with_unused_cards(failures: CardFailures, uuids: Collection[str], detail: str, at: float) -> CardFailures:
     """After a llama-server that was placed on these GPUs used none."""
     known = ((uuid, failures.get(uuid, CardFailure())) for uuid in uuids)
@@ -78,11 +89,17 @@ def with_successful_load(failures: CardFailures, uuids: Collection[str], model: 
     """After `model` was loaded on these GPUs, or on the CPU, which says nothing about them."""
     if CPU in uuids:
         return failures
+    # What engines of models' own failed on, they go on avoiding.
+    kept = {uuid: CardFailure(own_engines=each) for uuid in uuids if (each := _own_engines(failures, uuid) - {model})}
     others = {uuid: failure for uuid, failure in failures.items() if uuid not in uuids}
-    return {
+    return kept | {
         uuid: failure.paused(at) if failure.until <= at and _is_to_blame(failure, model) else failure
         for uuid, failure in others.items()
     }
+
+
+def _own_engines(failures: CardFailures, uuid: str) -> frozenset[str]:
+    return failures[uuid].own_engines if uuid in failures else frozenset()
 
 
 def _is_to_blame(failure: CardFailure, loaded: str) -> bool:
@@ -92,13 +109,20 @@ def _is_to_blame(failure: CardFailure, loaded: str) -> bool:
 
 def without_model(failures: CardFailures, model: str) -> CardFailures:
     """After `model` failed on every card: they are not to blame for it."""
-    left = {uuid: replace(failure, models=failure.models - {model}) for uuid, failure in failures.items()}
-    return {uuid: failure for uuid, failure in left.items() if failure.models or failure.pauses}
+    left = {
+        uuid: replace(failure, models=failure.models - {model}, own_engines=failure.own_engines - {model})
+        for uuid, failure in failures.items()
+    }
+    return {uuid: failure for uuid, failure in left.items() if failure.models or failure.own_engines or failure.pauses}
 
 
 def cards_tried(failures: CardFailures, model: str) -> frozenset[str]:
     """The GPUs that the next load of `model` avoids, because the last one failed there."""
-    return frozenset(uuid for uuid, failure in failures.items() if model in failure.models and not failure.pauses)
+    return frozenset(
+        uuid
+        for uuid, failure in failures.items()
+        if model in failure.own_engines or (model in failure.models and not failure.pauses)
+    )
 
 
 def next_try_seconds(failures: CardFailures, now: float) -> float | None:

@@ -40,10 +40,11 @@ def check_servers(state: PoolState, now: float) -> Step:
 
 def with_abandoned_slot(server: Server, event: Release, limits: SchedulingLimits) -> Server:
     """The slot stays taken until the engine itself reports that it is free; it is polled for that."""
+    engine = server.model.launch.engine
     if event.ending is Ending.ABORTED_WHILE_STREAMING:
         first_check_seconds, notice_seconds = limits.first_slot_check_seconds, limits.disconnect_notice_seconds
     else:
-        first_check_seconds, notice_seconds = limits.slot_check_seconds, limits.silent_disconnect_notice_seconds
+        first_check_seconds, notice_seconds = limits.slot_check_seconds, limits.silent_notice_seconds_of(engine)
     check_at = event.at + min(notice_seconds, first_check_seconds)
     return replace(
         server,

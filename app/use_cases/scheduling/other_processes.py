@@ -57,7 +57,7 @@ def taken_bytes(state: PoolState, now: float) -> dict[str, int]:
 
 def absent_cards(state: PoolState, present: Iterable[Card]) -> tuple[Card, ...]:
     """The GPUs that models could use before, and cannot now. None if it is the engine that cannot use them."""
-    known, uuids = {} if state.gpus.engine_problem else state.known_gpus, {card.uuid for card in present}
+    known, uuids = state.known_gpus if state.gpus.has_engine_for_gpus else {}, {card.uuid for card in present}
     return tuple(
         Card(uuid, gpu.name, gpu.index, _budget(state, gpu, 0)[0], usable_bytes=0, is_mig=gpu.is_mig)
         for uuid, gpu in known.items()

@@ -63,7 +63,7 @@ def _without_sizes(world: World) -> World:
         )
         for each in world.residents
     )
-    return World(tuple(cards), tuple(residents), absent=world.absent, policy=world.policy)
+    return World(tuple(cards), tuple(residents), absent=world.absent, policy=world.policy, views=world.views)
 
 
 def _sizes(world: World) -> dict[tuple[str, str], int]:

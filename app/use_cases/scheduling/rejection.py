@@ -16,7 +16,8 @@ def gpu_problem(state: PoolState, waiter: Waiter, now: float) -> str:
     """Why no model can be placed before the GPUs are back; empty if they are, or if this model uses none."""
     if waiter.placement_request is not None and not waiter.placement_request.options.n_gpu_layers:
         return ""
-    return unplaceable_reason(state.gpus.as_of(now), state.limits.cpu_fallback)
+    gpus = state.gpus.seen_by(waiter.model.launch.engine).as_of(now)
+    return unplaceable_reason(gpus, state.limits.cpu_fallback)
 
 
 def no_gpu(state: PoolState, model: str, problem: str, now: float) -> Refusal:
@@ -27,7 +28,7 @@ def no_gpu(state: PoolState, model: str, problem: str, now: float) -> Refusal:
 
 def refusal_for(state: PoolState, waiter: Waiter, decision: Decision, now: float) -> Refusal:
     """The refusal that a decision with the outcome REFUSE means for its requests."""
-    model, gpus = waiter.model.name, state.gpus.as_of(now)
+    model, gpus = waiter.model.name, state.gpus.seen_by(waiter.model.launch.engine).as_of(now)
     if decision.is_permanent and _lacks_missing_gpus(gpus, waiter):  # with them it might fit
         reason = "; ".join((decision.reason, *gpus.problems))
         return Refusal(Reason.NO_GPU, model, reason, decision.needed_bytes, decision.free_bytes)

@@ -99,12 +99,25 @@ static void apply_output_limits(common_params & params) {
     params.n_outputs_max_per_seq = std::max<int32_t>(1, limits.per_seq);
 }
 
-static bool drafts_by_mtp(const common_params & params) {
+static bool drafts_by(const common_params & params, common_speculative_type type) {
     const auto & types = params.speculative.types;
-    return std::find(types.begin(), types.end(), COMMON_SPECULATIVE_TYPE_DRAFT_MTP) != types.end();
+    return std::find(types.begin(), types.end(), type) != types.end();
+}
+
+static bool drafts_by_mtp(const common_params & params) {
+    return drafts_by(params, COMMON_SPECULATIVE_TYPE_DRAFT_MTP);
 }
 
 // ---- Companions ----
+
+// A head has no context without that of its model (llama-context.cpp, ctx_other).
+static llama_context * context_of_main_model(const common_params & params) {
+    llama_model_params model = common_model_params_to_llama(const_cast<common_params &>(params));
+    model.no_alloc = true;
+    model.load_mode = LLAMA_LOAD_MODE_NONE;
+    llama_model * loaded = llama_model_load_from_file(params.model.path.c_str(), model);
+    return loaded ? llama_init_from_model(loaded, common_context_params_to_llama(params)) : nullptr;
+}
 
 // The draft model, or the context of the model's own MTP layers (speculative.cpp:common_speculative_init_from_params).
 static measured measure_draft(const common_params & params, uint32_t context_tokens) {
@@ -117,6 +130,9 @@ static measured measure_draft(const common_params & params, uint32_t context_tok
     context.n_ctx = context_tokens;
     context.n_rs_seq = 0;
     if (params.speculative.has_dft()) {
+        if (!drafts_by(params, COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE)) {
+            context.ctx_other = context_of_main_model(params);
+        }
         return measure(params.speculative.draft.mparams.path, model, context);
     }
     measured found = measure(params.model.path, model, context);
