@@ -25,7 +25,7 @@ from bench.known_misses import outdated, reason
 from bench.peers import comparisons
 from bench.record import record
 from bench.truth.table import MIB, recorded
-from bench.vram_truth import FITTED, LATER, Row, header, rows
+from bench.vram_truth import FITTED, LATER, Row, header, pairs, rows
 
 RESULTS = Path(__file__).with_name("results")
 WITHIN = 0.02
@@ -43,6 +43,8 @@ def shape_of(shape: str, quant: str) -> ModelShape:
 def kind(row: Row) -> str:
     """The category of a row."""
     options = row.options
+    if not row.devices:
+        return "CPU"
     if options.task is not Task.COMPLETION:
         return "embedding, rerank"
     if options.n_gpu_layers <= shape_of(row.shape, row.quant).hparams.n_layer_all:
@@ -59,7 +61,7 @@ def errors(row: Row) -> list[dict[str, Any]]:
     """Relative errors on each device: of the items, the total and the booking."""
     estimate = estimate_memory(shape_of(row.shape, row.quant), row.options)
     found = []
-    for device, (weights, context, compute) in zip(estimate.devices, row.devices, strict=True):
+    for device, (weights, context, compute) in pairs(estimate, row):
         ours = device.weights_bytes + device.context_bytes + device.compute_bytes
         total = weights + context + compute
         found.append(

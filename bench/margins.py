@@ -23,7 +23,7 @@ from app.use_cases.estimate.kv_cache import tokens_at_once
 from app.use_cases.estimate.tensor_split import device_layers
 from app.use_cases.model_shape.shape import ModelShape
 from bench.truth.table import read_all
-from bench.vram_truth import Row, row_of
+from bench.vram_truth import Row, pairs, row_of
 
 TINY_BYTES = 2048  # the truth is printed to a thousandth of a MiB
 TOTAL_SHARES = (0, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1)  # tried
@@ -45,16 +45,16 @@ class Comparison:
 
 
 def comparisons(row: Row, shape: ModelShape) -> Iterator[Comparison]:
-    """Of each device; nothing if the row has no kind."""
+    """Of each device, and without any of the RAM."""
     of = kinds(row.options, shape.hparams.n_layer_all)
     estimate = estimate_memory(shape, row.options, companions=row.companions)
     settings = tokens_at_once(shape, row.options), row.options.parallel
     ranges = device_layers(shape.hparams, row.options)
     booked = [compute.uncertain_bytes(shape, row.options, ranges), *[0] * len(row.devices)]
-    for device, truth, more in zip(estimate.devices, row.devices, booked, strict=False):
+    for (device, truth), more in zip(pairs(estimate, row), booked, strict=False):
         total = device.weights_bytes + device.context_bytes + device.compute_bytes
         missing = sum(truth) - total
-        if of and (total or missing > TINY_BYTES):
+        if total or missing > TINY_BYTES:
             found = 0 if abs(missing) <= TINY_BYTES else missing
             sizes = total + more, device.compute_bytes, found - more
             yield Comparison(_family(row, shape), of[-1], *sizes, abs(found) / max(1, total + found), *settings)

@@ -14,6 +14,7 @@ from typing import Any
 
 from app.entities.gguf import GgufHeader, Tensor
 from app.entities.launch import ModelOptions
+from app.entities.memory import DeviceMemory, Estimate
 from app.use_cases.estimate.companions import NO_COMPANIONS, Companions, adapter
 from app.use_cases.estimate.projector import projector
 from app.use_cases.launch.parsed_args import option_pairs, parse_model_options
@@ -27,6 +28,8 @@ LATER = ("truth3",)
 # Models of further architectures, some of them made up where none is public: what is in their files is what the engine
 # asks for.
 OTHER_ARCHITECTURES = ("architectures",)
+# Starts without a GPU.
+ON_CPU = ("cpu",)
 # Starts with a draft model, adapters, a projector, or options that keep parts of the model in RAM.
 WITH_MORE = ("cpu-moe", "draft", "head", "lora", "mmproj", "mtp", "n-cpu-ffn", "n-cpu-moe", "ngram", "nkvo", "ot")
 
@@ -50,6 +53,11 @@ class Row:
 def rows(names: tuple[str, ...] = FITTED) -> Iterator[Row]:
     """Rows of these sets, by architecture."""
     return (row_of(start, figures) for start, figures in read_all() if start.set in names and not figures.error)
+
+
+def pairs(estimate: Estimate, row: Row) -> list[tuple[DeviceMemory, Items]]:
+    """What is estimated and what was measured of each device, and without any of the RAM."""
+    return list(zip(estimate.devices, row.devices, strict=True)) if row.devices else [(estimate.host, row.host)]
 
 
 def rows_with_more() -> Iterator[Row]:

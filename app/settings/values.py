@@ -73,6 +73,13 @@ def _check_variables(variables: dict[str, str]) -> dict[str, str]:
     return variables
 
 
+def _refuse_truth(value: object) -> object:
+    """True would be one byte."""
+    if isinstance(value, bool):
+        raise ValueError("must be a size like 256MiB, not true or false")
+    return value
+
+
 def _require_unit(size: ByteSize) -> ByteSize:
     """Rejects 20 written for 20GiB: no model would fit in twenty bytes."""
     if 0 < size < 1024**2:
@@ -155,7 +162,7 @@ OffAllowOn = Annotated[Literal["off", "allow", "on"], BeforeValidator(_on_or_off
 Text = Annotated[str, Field(coerce_numbers_to_str=True)]
 Name = Annotated[Text, AfterValidator(_check_name)]
 RepositoryGlob = Annotated[Name, AfterValidator(_check_repository_glob)]
-Memory = Annotated[ByteSize, AfterValidator(_require_unit)]
+Memory = Annotated[ByteSize, BeforeValidator(_refuse_truth), AfterValidator(_require_unit)]
 GpuNames = list[Name]  # UUIDs, NVML indices or names
 # One size, or one for each of some GPUs. Told apart beforehand, so that an error is about the form that was meant.
 MemoryByGpu = Annotated[

@@ -1,6 +1,7 @@
 """llama.cpp's own memory figures, without a GPU and without building llama.cpp: python -m bench.truth COMMAND
 
     python -m bench.truth row qwen3-8b Q4_K_M --devices 2:24576,12288 -- -c 32768 -np 4 -ctk q8_0 -ctv q8_0
+    python -m bench.truth row qwen3-8b Q4_K_M --devices 0:0 -- -c 32768          # on the CPU
     python -m bench.truth measure STARTS.csv OUT.csv     # columns set, shape, quant, devices, args; others are ignored
     python -m bench.truth blind --seed 7 --rows 400 OUT.csv
     python -m bench.truth check OUT.csv                  # how the estimates do on it

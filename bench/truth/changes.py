@@ -42,6 +42,11 @@ def changes(before: Figures, now: Figures) -> Iterator[Change]:
             yield largest
 
 
+def to_record(before: Figures, now: Figures) -> Figures:
+    """The figures of now, but those of before if only their last digits differ."""
+    return now if any(changes(before, now)) else before
+
+
 def _change(item: str, was: float, is_now: float) -> Change:
     mib = is_now - was
     is_none = abs(mib) < max(SMALLEST_MIB, SMALLEST_SHARE * was)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench.truth.architectures import architectures_in, list_changes
-from bench.truth.changes import Row, change_lines, sample
+from bench.truth.changes import Row, change_lines, sample, to_record
 from bench.truth.measure import Bench
 from bench.truth.table import (
     ROWS,
@@ -89,8 +89,8 @@ def changed(bench: Bench, sdist: Path | None, work: Path, quick: bool, record: b
 
 def _record(flat: list[tuple[str, Start, Figures]], now: list[Figures], said: Recorded) -> None:
     found: dict[str, list[Row]] = defaultdict(list)
-    for (name, start, _), figures in zip(flat, now, strict=True):
-        found[name].append((start, figures))
+    for (name, start, before), figures in zip(flat, now, strict=True):
+        found[name].append((start, to_record(before, figures)))
     _write(found)
     write_recorded(said)
 

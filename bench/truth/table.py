@@ -1,8 +1,8 @@
 """The recorded rows: bench/data/vram/rows/ARCHITECTURE.csv, and recorded.json with the engine that reported them.
 
-A row is one start of llama-server and what it takes. `devices` is STAND_IN_CUDA's "COUNT:MIB,MIB". The figures are MiB,
-of several devices separated by ";". `args` name other files as SHAPE.QUANT.gguf. `draft`: on each device that the draft
-model or MTP uses, "CUDA0=WEIGHTS/CONTEXT/COMPUTE"; `projector` and `adapters`: "CUDA0=MIB".
+A row is one start of llama-server and what it takes. `devices` is STAND_IN_CUDA's "COUNT:MIB,MIB", "0:0" without a GPU.
+The figures are MiB, of several devices separated by ";". `args` name other files as SHAPE.QUANT.gguf. `draft`: on each
+device that the draft model or MTP uses, "CUDA0=WEIGHTS/CONTEXT/COMPUTE"; `projector` and `adapters`: "CUDA0=MIB".
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _parsed(cells: dict[str, str]) -> tuple[Start, Figures]:
     start = _start(cells)
     if cells["error"]:
         return start, Figures(error=cells["error"])
-    columns = (map(float, cells[name].split(";")) for name in ("model_mib", "context_mib", "compute_mib"))
+    columns = (map(float, filter(None, cells[name].split(";"))) for name in ("model_mib", "context_mib", "compute_mib"))
     devices = {f"CUDA{index}": items for index, items in enumerate(zip(*columns, strict=True))}
     host = {HOST: _items(cells["host_mib"])}
     draft = {name: _items(text) for name, text in _pairs(cells["draft"])}

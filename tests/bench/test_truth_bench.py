@@ -10,7 +10,7 @@ import pytest
 from app.use_cases.engines.source_packages import PINNED_VERSION
 from app.use_cases.estimate.estimate import FITTED_BUILD
 from bench.truth.architectures import architectures_in, list_changes
-from bench.truth.changes import change_lines, sample
+from bench.truth.changes import change_lines, sample, to_record
 from bench.truth.cuda_functions import cuda_functions
 from bench.truth.draw import drawn_starts, is_model
 from bench.truth.model_header import compact, mixed
@@ -62,6 +62,9 @@ def test_the_only_device_of_a_start_is_compared_whatever_its_number():
 def test_what_the_table_rounds_away_is_no_change():
     close = Figures({"CUDA0": (100.04, 20.0, 10.004), "host": (5.0, 0.0, 1.0)})
     assert not list(change_lines([("llama", PLAIN, close)], "11549"))
+    assert to_record(PLAIN, close) == PLAIN
+    more = Figures({"CUDA0": (100.0, 20.0, 10.31), "host": (5.0, 0.0, 1.0)})
+    assert to_record(PLAIN, more) == more
 
 
 def test_a_sample_is_from_all_over_a_table():

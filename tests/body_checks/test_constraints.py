@@ -74,6 +74,7 @@ BOMB = array(minItems=1_000_000, maxItems=1_000_000_000)
         ({"reasoning_budget_end_tags": ["a"] * 10_000}, "reasoning_budget_end_tags"),
         ({"chat_template_kwargs": {str(i): 1 for i in range(10_000)}}, "chat_template_kwargs"),
         ({"stop": ["a"] * 10_000}, "stop"), ({"samplers": ["top_k"] * 10_000}, "samplers"),
+        ({"lora": [{"id": 0, "scale": 10}, {"id": 1, "scale": -1e38}]}, "lora[1].scale"),
         ({"grammar_triggers": [{"type": 0}, {"type": 2, "value": "(" * 100_000}]}, "grammar_triggers[1].type"),
     ],
 )  # fmt: skip

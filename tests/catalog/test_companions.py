@@ -203,7 +203,9 @@ def test_a_projector_that_an_entry_names_must_fit(tmp_path: Path):
 def test_adapters_that_an_entry_names_are_loaded_with_it(tmp_path: Path):
     write(tmp_path, {"m.gguf": a_model(), "a.gguf": COMPANIONS["adapter"], "b.gguf": COMPANIONS["adapter"]})
     lora = (LoraAdapter("a.gguf"), LoraAdapter("b.gguf", 0.5))
-    model = a_catalog(tmp_path, ConfiguredModel("m", LaunchSettings(), Path("m.gguf"), lora=lora)).find("m")
+    entry = ConfiguredModel("m", LaunchSettings(), Path("m.gguf"), lora=lora, keep_kv_cache=True)
+    model = a_catalog(tmp_path, entry).find("m")
+    assert not model.keep_kv_cache, "a saved slot does not say under which scales it was computed"
     a, b = tmp_path / "a.gguf", tmp_path / "b.gguf"
     assert (model.problem, model.launch.args) == ("", ("--lora", str(a), "--lora-scaled", f"{b}:0.5"))
     paths = companion_paths(model.launch)

@@ -20,6 +20,7 @@ import pytest
 from app.ports import Address
 from tests.helpers.tiny_models import write_adapter
 from workers.catalog.demo_model import write_demo_model
+from workers.engine import embedded_engine
 from workers.engine_metrics.exposition import engine_metrics
 from workers.engine_metrics.fetch import fetch
 from workers.measurement.memory_report import EngineReport
@@ -261,6 +262,36 @@ def test_adapters_are_loaded(demo, tmp_path):
     assert [(each["path"], each["scale"]) for each in loaded] == [(str(one), 1.0), (str(two), 0.5)]
 
 
+def test_options_that_configurations_of_llama_server_have_are_understood(tmp_path):
+    """A model with one of them was started with the embedded engine in vain, although the docs list them."""
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages }}")
+    words = [
+        *("--model", "x.gguf"),
+        "--chat-template-file",
+        str(template),
+        "--numa",
+        "isolate",
+        "--reasoning",
+        "off",
+        "--reasoning-budget",
+        "0",
+    ]
+    params = embedded_engine._params(embedded_engine._parse([*words, "--reasoning-budget-message", "enough"]))
+    assert (params.chat_template, params.numa.name) == ("{{ messages }}", "GGML_NUMA_STRATEGY_ISOLATE")
+    assert (params.enable_reasoning, params.default_template_kwargs) == (0, {"enable_thinking": "false"})
+    sampling = params.sampling
+    assert (sampling.reasoning_budget_tokens, sampling.reasoning_budget_message) == (0, "enough")
+
+
+@pytest.mark.parametrize(
+    "words", ["--chat-template-file /none", "--numa everywhere", "--reasoning maybe", "--reasoning-budget -2"]
+)
+def test_their_wrong_values_are_refused_at_the_start(words):
+    with pytest.raises(embedded_engine.BadArgument, match=words.split()[0]):
+        embedded_engine._params(embedded_engine._parse(words.split()))
+
+
 def test_chat_options_take_effect(demo):
     arguments = "-np 1 -c 256 -n 7 --keep 3 --context-shift --chat-template chatml --reasoning-format none"
     with serving(demo, "--no-warmup", *arguments.split()) as started:
@@ -353,6 +384,34 @@ def test_fit_reports_without_changing_the_context_even_if_it_does_not_fit(demo, 
 def test_help_and_version():
     assert re.search(r"^-c,    --ctx-size N {20}", run("--help").stdout, re.MULTILINE)
     assert run("--version").stderr.startswith("version: xllamacpp 20")
+
+
+def test_without_xllamacpp_it_says_how_to_install_it(tmp_path):
+    script = tmp_path / "engine.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import embedded_engine as engine\n"
+        "sys.modules['xllamacpp'] = None\n"
+        "sys.exit(engine.main(sys.argv[1:]))\n"
+    )
+    with spawn("-m", "model.gguf", script=script) as process:
+        _, err = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, err) == (1, f"error: {embedded_engine._MISSING}\n")
+
+
+def test_a_load_does_not_wait_for_slow_imports(tmp_path):
+    """Reading the metadata of packages took an eighth of the CPU time of a small model's load."""
+    script = tmp_path / "engine.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); before = set(sys.modules)\n"
+        "import embedded_engine as engine\n"
+        "engine._params(engine._parse(sys.argv[1:]))\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+    )
+    with spawn("-m", "model.gguf", script=script, stdout=subprocess.PIPE) as process:
+        out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    imported = set(out.split())
+    assert "xllamacpp" in imported
+    assert not imported & {"email", "importlib.metadata"}
 
 
 def test_devices_are_listed_in_llama_servers_format(tmp_path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app.entities.launch import ModelOptions
-from app.entities.memory import Confidence, MeasuredError
+from app.entities.memory import Confidence, DeviceMemory, MeasuredError
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.estimate.families import Agreement, MeasuredSettings, StartKind, agreement, kinds
+from app.use_cases.model_shape.shape import ModelShape
 from bench.estimate import shape_of
 from bench.margins import Comparison, module, table
 from bench.truth.table import read_all
-from bench.vram_truth import Row, row_of
+from bench.vram_truth import ON_CPU, Row, pairs, row_of, rows
 
 TINY_BYTES = 4096  # the truth is printed to a thousandth of a MiB
 MIB = 1024**2
@@ -27,7 +28,29 @@ def test_no_recorded_start_is_booked_under():
 
 def _missing(row: Row) -> float:
     estimate = estimate_memory(shape_of(row.shape, row.quant), row.options, 0, row.companions)
-    return max(sum(truth) - each.booked_bytes for truth, each in zip(row.devices, estimate.devices, strict=True))
+    return max(sum(truth) - each.booked_bytes for each, truth in pairs(estimate, row))
+
+
+def test_starts_on_the_cpu_are_compared_with_what_the_engine_takes_in_ram():
+    recorded = list(rows(ON_CPU))
+    errors = [
+        abs(1 - _total(estimate_memory(_shape(row), row.options, 0, row.companions).host) / sum(row.host))
+        for row in recorded
+    ]
+    assert len(errors) > 150 and sum(error <= 0.02 for error in errors) > 0.95 * len(errors)
+    measured = estimate_memory(shape_of("qwen3-8b", "Q4_K_M"), ModelOptions(devices=0, ctx_size=8192))
+    assert measured.confidence is Confidence.MODELLED and measured.measured_error
+    assert measured.host.margin_bytes >= 0.005 * _total(measured.host)
+    unmeasured = estimate_memory(shape_of("plm-1.8b", "Q4_K_M"), ModelOptions(devices=0, ctx_size=8192))
+    assert unmeasured.confidence is Confidence.LOW
+
+
+def _shape(row: Row) -> ModelShape:
+    return shape_of(row.shape, row.quant)
+
+
+def _total(memory: DeviceMemory) -> int:
+    return memory.weights_bytes + memory.context_bytes + memory.compute_bytes
 
 
 def test_no_recorded_start_that_is_exact_is_off():
@@ -74,7 +97,7 @@ def test_a_start_is_of_the_kinds_of_its_placement_and_of_its_attention():
         StartKind.NO_FLASH_ATTENTION,
     )
     assert kinds(ModelOptions(n_cpu_moe=4, devices=2), 32) == (StartKind.IN_RAM,)
-    assert kinds(ModelOptions(devices=0), 32) == ()
+    assert kinds(ModelOptions(devices=0), 32) == (StartKind.CPU,)
 
 
 def test_the_cheapest_shares_that_cover_every_row_are_written_down():

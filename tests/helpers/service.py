@@ -56,6 +56,7 @@ class Service:
         }
         # The demo model generates about 3,000 tokens/s: a stream that a test cuts off must not end before that.
         env["LLAMA_SMART_PROXY_DEFAULTS__CTX_SIZE"] = "32768"
+        env["LLAMA_SMART_PROXY_DEFAULTS__THREADS"] = "1"  # two would spin at every barrier while others use the cores
         if plain is None:  # without a fake NVML, a test sees no GPUs, whatever the machine has
             env["LLAMA_SMART_PROXY_GPU__ENABLED"] = "false"
         env |= {f"LLAMA_SMART_PROXY_{name}": value for name, value in environment.items()} | dict(plain or {})

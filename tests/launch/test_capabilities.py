@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.entities.capabilities import Capabilities, HeaderFacts, Media
-from app.entities.launch import AUTO_UBATCH, LaunchSettings, Task
+from app.entities.launch import AUTO_PROMPT_CACHE, AUTO_UBATCH, LaunchSettings, Task
 from app.use_cases.launch.capabilities import capabilities_of, launch_for_task, served_task
 from app.use_cases.launch.parsed_args import parse_model_options
 
@@ -101,3 +101,13 @@ def test_a_model_is_started_for_its_task_unless_the_arguments_name_one(facts: He
 def test_a_whole_input_fits_into_one_ubatch(task: Task, options: dict[str, object], batches: tuple[int, int]):
     found = started(HeaderFacts(task=task, context_tokens=8192), **options).options
     assert (found.batch_tokens, found.ubatch_tokens) == batches
+
+
+@pytest.mark.parametrize("adapters", ["--lora a.gguf", "--lora-scaled a.gguf:0.5"])
+def test_a_model_with_adapters_has_no_prompt_cache(adapters: str):
+    """A request with a huge scale took over the answers of others whose prompts began like its own."""
+    launch = a_launch(adapters)
+    for size in (AUTO_PROMPT_CACHE, 64 * 1024**2):
+        configured = replace(launch, options=replace(launch.options, prompt_cache=size))
+        assert launch_for_task(configured, CHAT).options.prompt_cache == 0
+    assert launch_for_task(replace(a_launch(), options=configured.options), CHAT).options.prompt_cache == size

@@ -375,7 +375,7 @@ def test_no_server_is_evicted_from_a_gpu_that_is_too_small_anyway():
 def test_a_suggestion_is_never_a_larger_cache():
     model = request(ctx_size=131072)
     small = replace(model.options, cache_type_k="q4_0", cache_type_v="q4_0")
-    found = decide(replace(model, options=small), World((card(0, 5.05, 5.05),)))
+    found = decide(replace(model, options=small), World((card(0, 5.1, 5.1),)))
     assert found.suggestion == "ctx_size 4096"
 
 

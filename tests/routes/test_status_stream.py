@@ -44,7 +44,7 @@ def some_services(places: int = 16) -> Any:
         activity=Activity(),
         downloads=SimpleNamespace(all=()),
         peers=NO_PEERS,
-        engine_slots=SimpleNamespace(loads={}, view=lambda: None),
+        engine_slots=SimpleNamespace(loads={}, drafts={}, view=lambda: None),
         engine=None,
         engine_problem="",
         own_engines={},

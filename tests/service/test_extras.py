@@ -20,7 +20,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     demo = write_demo_model(folder / "demo")
     write_adapter(folder / "loud.gguf", 3.0)
     models = {
-        "adapted": {"path": str(demo), "lora": [{"path": str(folder / "loud.gguf"), "scale": 0}]},
+        "adapted": {
+            "path": str(demo),
+            "lora": [{"path": str(folder / "loud.gguf"), "scale": 0}],
+            "prompt_cache": "64MiB",
+        },
     }
     models["drafted"] = {"path": str(demo), "speculative": {"draft": "little", "max_tokens": 5}}
     models["repeating"] = {"path": str(demo), "speculative": {"type": "ngram-mod"}}
@@ -43,6 +47,17 @@ def test_a_request_chooses_the_scale_of_an_adapter(service: Service):
     assert text_of(service, "adapted", temperature=0) == without, "another request is as before"
     args = service.get("/v1/models/adapted").json()["status"]["args"]
     assert args[args.index("--lora-scaled") + 1].endswith("loud.gguf:0")
+
+
+def test_what_was_computed_under_other_scales_is_never_reused(service: Service):
+    """llama-server's prompt cache, and a saved slot, say nothing of scales: a request with huge ones took over the
+    answers of others whose prompts began like its own, once its conversation had been pushed out of its slot."""
+    prompt = "a b c d e f g h " * 8
+    without = text_of(service, "adapted", prompt=prompt, temperature=0, cache_prompt=False)
+    assert text_of(service, "adapted", prompt=prompt, temperature=0, lora=[{"id": 0, "scale": 10}]) != without
+    for other in range(8):  # twice as many as slots
+        text_of(service, "adapted", prompt=f"{other} " * 40)
+    assert text_of(service, "adapted", prompt=prompt, temperature=0) == without
 
 
 @pytest.mark.parametrize(

@@ -998,3 +998,19 @@ def test_every_value_of_the_example_is_explained():
 )
 def test_a_size_is_shown_as_it_is_written(size: int, text: str):
     assert size_text(ByteSize(size)) == text
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("lora: x.gguf", "models.m.lora: must be a list of adapters: [{path: x.gguf}]"),
+        ("lora: {path: x.gguf, scale: 2}", "models.m.lora: must be a list of adapters: [{path: x.gguf}]"),
+        ("lora: [x.gguf]", "models.m.lora[0]: must be a mapping: {path: x.gguf}"),
+        ('lora: [{path: ""}]', "models.m.lora[0].path: must be a file"),
+        ("prompt_cache: true", "models.m.prompt_cache: must be a size like 256MiB, not true or false"),
+        ('speculative: {draft: ""}', "models.m.speculative.draft: must be a file, or the name of a model"),
+    ],
+)
+def test_what_was_nearly_right_is_told_how_to_be(tmp_path, keys, message):
+    (found,) = error_messages(tmp_path, f"models: {{m: {{path: a.gguf, {keys}}}}}")
+    assert found.endswith(f": {message}")

@@ -216,7 +216,9 @@ def resolve_configured_model(entry: ConfiguredModel, resolver: FileResolver) -> 
         ), None
     model = model_of(entry.name, files, replace(entry.launch, mmproj=None), entry.constraints)
     model = replace(model, ttl_seconds=entry.ttl_seconds, pin=entry.pin, priority=entry.priority)
-    return replace(model, keep_kv_cache=entry.keep_kv_cache, replicas=entry.replicas, repo=entry.repo or ""), files
+    # A saved cache does not say under which scales of adapters it was computed.
+    keeps = entry.keep_kv_cache and not files.adapters
+    return replace(model, keep_kv_cache=keeps, replicas=entry.replicas, repo=entry.repo or ""), files
 
 
 def model_of(name: str, files: ModelFiles, launch: LaunchSettings, constraints: PlacementConstraints) -> Model:

@@ -1,13 +1,13 @@
 """llama.cpp's own HTTP server from the xllamacpp wheel, with llama-server's command line. Runs as a script.
 
-It imports none of our packages. Python threads and signal handlers do not run until the server is ready, because its
-constructor holds the GIL while it loads the model. llama.cpp's own threads already answer then (/health: 503 "Loading
-model"), and they watch stdin if LLAMA_SERVER_ROUTER_PORT is set.
+It imports none of our packages, and little else, as each load of a model waits for it. Python threads and signal
+handlers do not run until the server is ready, because its constructor holds the GIL while it loads the model.
+llama.cpp's own threads already answer then (/health: 503 "Loading model"), and they watch stdin if
+LLAMA_SERVER_ROUTER_PORT is set.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import signal
 import sys
@@ -137,6 +137,31 @@ def _set_slot_folder(params: Any, value: str) -> None:
     params.slot_save_path = os.path.join(value, "")  # llama-server appends file names without a slash
 
 
+def _set_template_file(params: Any, value: str) -> None:
+    try:
+        with open(value, encoding="utf-8") as file:
+            params.chat_template = file.read()
+    except OSError as error:
+        raise ValueError(value) from error
+
+
+def _set_reasoning(params: Any, value: str) -> None:
+    params.enable_reasoning = {"on": 1, "off": 0, "auto": -1}[value]
+    if value != "auto":
+        thinks = "true" if value == "on" else "false"
+        params.default_template_kwargs = {**params.default_template_kwargs, "enable_thinking": thinks}
+
+
+def _set_reasoning_budget(params: Any, value: str) -> None:
+    if int(value) < -1:
+        raise ValueError(value)
+    params.sampling.reasoning_budget_tokens = int(value)
+
+
+def _set_reasoning_message(params: Any, value: str) -> None:
+    params.sampling.reasoning_budget_message = value
+
+
 def _split_list(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
@@ -163,6 +188,7 @@ _REASONINGS = {
     word: f"COMMON_REASONING_FORMAT_{word.upper().replace('-', '_')}"
     for word in ("none", "auto", "deepseek", "deepseek-legacy")
 }
+_NUMA = {word: f"GGML_NUMA_STRATEGY_{word.upper()}" for word in ("distribute", "isolate", "numactl")}
 _POOLINGS = {word: f"LLAMA_POOLING_TYPE_{word.upper()}" for word in ("none", "mean", "cls", "last", "rank")}
 
 _SPECULATIONS = ",".join(
@@ -243,6 +269,12 @@ OPTIONS = (
     Option(("-md", "--model-draft"), "FNAME", "model that drafts tokens", _set_draft),
     Option(("--spec-type",), _SPECULATIONS, "comma-separated types of speculative decoding", _set_speculation),
     Option(("--spec-draft-n-max",), "N", "tokens drafted at a time (default: 3)", _set_draft_max),
+    Option(
+        ("--numa",),
+        "{distribute,isolate,numactl}",
+        "how threads are spread over NUMA nodes (default: as they come)",
+        _choice("numa", "ggml_numa_strategy", **_NUMA),
+    ),
     Option(("-tb", "--threads-batch"), "N", "CPU threads used for prompts (default: as --threads)", _set_batch_threads),
     Option(("-n", "--predict", "--n-predict"), "N", "tokens to predict, -1 = no limit", _set("n_predict", int)),
     Option(("--keep",), "N", "tokens of the prompt kept by a context shift (default: 0)", _set("n_keep", int)),
@@ -258,12 +290,16 @@ OPTIONS = (
     Option(("--rope-freq-base",), "N", "RoPE base frequency (default: the model's)", _set("rope_freq_base", float)),
     Option(("--rope-freq-scale",), "N", "RoPE frequency scaling factor", _set("rope_freq_scale", float)),
     Option(("--chat-template",), "TEMPLATE", "chat template, or the name of one", _set("chat_template", str)),
+    Option(("--chat-template-file",), "FILE", "chat template of this file", _set_template_file),
     Option(
         ("--reasoning-format",),
         "FORMAT",
         "format of reasoning in answers: none, auto, deepseek, deepseek-legacy (default: deepseek)",
         _choice("reasoning_format", "common_reasoning_format", **_REASONINGS),
     ),
+    Option(("-rea", "--reasoning"), "[on|off|auto]", "whether the model reasons (default: auto)", _set_reasoning),
+    Option(("--reasoning-budget",), "N", "tokens of reasoning, -1 = no limit (default: -1)", _set_reasoning_budget),
+    Option(("--reasoning-budget-message",), "MESSAGE", "text at the end of that budget", _set_reasoning_message),
     Option(("--embd-normalize",), "N", "normalization of embeddings (default: 2)", _set("embd_normalize", int)),
     Option(("-cram", "--cache-ram"), "N", "prompt cache in RAM, MiB (default: 8192)", _set("cache_ram_mib", int)),
     Option(
@@ -307,19 +343,26 @@ def main(arguments: Sequence[str]) -> int:
         if any(option.names[0] == "-h" for option, _ in chosen):
             print(help_text())
             return 0
-        version = importlib.metadata.version("xllamacpp")
         if any(option.names[0] == "--version" for option, _ in chosen):
-            print(f"version: xllamacpp {version}", file=sys.stderr)
+            print(f"version: xllamacpp {_version()}", file=sys.stderr)
             return 0
         if any(option.names[0] == "--list-devices" for option, _ in chosen):
             print(_devices())
             return 0
         params = _params(chosen)
-    except importlib.metadata.PackageNotFoundError:
+    except ModuleNotFoundError as error:
+        if error.name != "xllamacpp":
+            raise
         return _fail(_MISSING)
     except BadArgument as error:
         return _fail(str(error))
     return _serve(params)
+
+
+def _version() -> str:
+    from importlib import metadata  # takes as long as xllamacpp's own import
+
+    return metadata.version("xllamacpp")
 
 
 def _fail(message: str) -> int:

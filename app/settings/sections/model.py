@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from app.settings.sections.lora import LoraSettings
+from app.settings.sections.lora import Adapters
 from app.settings.sections.model_defaults import ModelDefaults, keys_in
 from app.settings.sections.request_rules import RequestRuleSettings
 from app.settings.values import (
@@ -120,7 +120,7 @@ class ModelSettings(ModelDefaults):
             "the model file; off."
         ),
     )
-    lora: list[LoraSettings] = Field(
+    lora: Adapters = Field(
         [], description="LoRA adapters that are loaded with the model; requests choose their scales: docs/lora.md."
     )
     gpus: GpuNames = Field(

@@ -36,7 +36,7 @@ class SpeculativeSettings(Section):
     @classmethod
     def _is_one_word_for_the_engine(cls, draft: str | None) -> str | None:
         if draft == "":
-            raise ValueError("draft must be a file, or the name of a model")
+            raise ValueError("must be a file, or the name of a model")
         return None if draft is None else os.path.expanduser(draft)
 
     @model_validator(mode="after")

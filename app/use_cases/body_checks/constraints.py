@@ -31,6 +31,7 @@ MAX_LENGTHS: Mapping[str, int] = {
     "grammar_triggers": 100,
     **dict.fromkeys(("logit_bias", "preserved_tokens", "response_fields"), 100_000),  # half a second, 15 MiB
 }
+MAX_SCALE = 10.0  # of an adapter: with 1e38 the KV cache has NaN, which garbles later answers to others, too
 SCHEMAS = frozenset(["json_schema", "response_format", "text", "output_config", "output_format"])
 TOOLS = frozenset(["tools", "functions"])
 _WORD_TRIGGERS = (0.0, 1.0)  # TOKEN and WORD in common_grammar_trigger_type; the others are regular expressions
@@ -93,9 +94,18 @@ def _check_triggers(key: str, triggers: object) -> None:
             raise exceed("must be 0 (a token) or 1 (a word)").below("type").below(f"[{index}]")
 
 
+def _check_adapters(key: str, adapters: object) -> None:
+    _check_length(key, adapters)
+    for index, adapter in enumerate(adapters if isinstance(adapters, list) else ()):
+        scales = [value for name, value in adapter if name == "scale"] if isinstance(adapter, tuple) else []
+        if any(isinstance(scale, float) and abs(scale) > MAX_SCALE for scale in scales):
+            raise exceed(f"must be between -{MAX_SCALE:g} and {MAX_SCALE:g}").below("scale").below(f"[{index}]")
+
+
 _CHECKS: Mapping[str, Callable[[str, object], None]] = {
     **dict.fromkeys(MAX_NUMBERS, _check_number),
     **dict.fromkeys(MAX_LENGTHS, _check_length),
+    "lora": _check_adapters,
     "grammar": _check_grammar,
     "grammar_triggers": _check_triggers,
 }

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.entities.launch import ModelOptions
 from app.use_cases.estimate.graph_rules import Work, dense
-from app.use_cases.estimate.kv_cache import CacheCells
 from app.use_cases.estimate.peaks import output_alone_bytes
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -35,12 +34,11 @@ def has_attention_bias(shape: ModelShape) -> bool:
     return shape.graph.architecture in arch.WITH_ATTENTION_BIAS
 
 
-def biased_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, used: list[range], copies: int
-) -> list[int]:
+def biased_bytes(ubatch: Ubatch, used: list[range], copies: int) -> list[int]:
     """Bytes on each device in `used`; `copies`: how many the pipeline has, 0 without."""
-    tensors = _encoder(w, flash) if shape.graph.architecture == "t5encoder" else _decoder(shape, w, cells, flash)
-    return [_bytes(shape, options, w, tensors, used, index, copies) for index in range(len(used))]
+    w = ubatch.w
+    tensors = _encoder(w, ubatch.flash) if ubatch.shape.graph.architecture == "t5encoder" else _decoder(ubatch)
+    return [_bytes(ubatch, tensors, used, index, copies) for index in range(len(used))]
 
 
 def _encoder(w: Work, flash: bool) -> _Tensors:
@@ -49,20 +47,20 @@ def _encoder(w: Work, flash: bool) -> _Tensors:
     return _Tensors(w.shape.heads * pairs, pairs, w.width(w.shape.v), pairs // 2 if flash else pairs, 0, 3)
 
 
-def _decoder(shape: ModelShape, w: Work, cells: CacheCells, flash: bool) -> _Tensors:
+def _decoder(ubatch: Ubatch) -> _Tensors:
+    shape, w, cells = ubatch.shape, ubatch.w, ubatch.cells
     encoded = shape.hparams.integer("context_length")
     pairs, across = w.width(cells.base), w.width(encoded)
-    mask, mask_across = (pairs // 2, across // 2) if flash else (pairs, across)
+    mask, mask_across = (pairs // 2, across // 2) if ubatch.flash else (pairs, across)
     values = 2 * shape.graph.v * cells.base
     return _Tensors(shape.graph.heads * pairs, pairs, values, mask, mask_across, 4 if cells.base <= encoded else 3)
 
 
-def _bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, t: _Tensors, used: list[range], index: int, copies: int
-) -> int:
-    layers, n = used[index], shape.hparams.n_layer
+def _bytes(ubatch: Ubatch, t: _Tensors, used: list[range], index: int, copies: int) -> int:
+    w = ubatch.w
+    layers, n = used[index], ubatch.shape.hparams.n_layer
     if index and layers.start >= n:
-        return output_alone_bytes(shape, options, w, copies)
+        return output_alone_bytes(ubatch, copies)
     if used[0].start:  # the bias's weights are in RAM: the bias is copied in
         return max(t.scores_at_once * t.scores + (4 if index else 6) * w.e, dense(w)) + t.masks + t.mask_across
     if index:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.graph_rules import Work, dense
-from app.use_cases.estimate.kv_cache import CacheCells
-from app.use_cases.estimate.peaks import is_flash_forced, output_alone_bytes, peak_bytes
+from app.use_cases.estimate.peaks import output_alone_bytes, peak_bytes
 from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes
+from app.use_cases.estimate.ubatch import Ubatch, is_flash_forced
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -23,26 +23,23 @@ def attends_on_cpu(shape: ModelShape, options: ModelOptions) -> bool:
     return options.devices > 0 and not has_kernel and not graph.is_mla and is_flash_forced(shape, options)
 
 
-def without_attention_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, used: list[range], copies: int
-) -> list[int]:
+def without_attention_bytes(ubatch: Ubatch, used: list[range], copies: int) -> list[int]:
     """Bytes on each device in `used`; `copies`: how many the pipeline has, 0 without."""
-    return [_bytes(shape, options, w, cells, used, index, copies) for index in range(len(used))]
+    return [_bytes(ubatch, used, index, copies) for index in range(len(used))]
 
 
-def _bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, used: list[range], index: int, copies: int
-) -> int:
+def _bytes(ubatch: Ubatch, used: list[range], index: int, copies: int) -> int:
+    shape, w = ubatch.shape, ubatch.w
     layers = used[index]
     if index and layers.start >= shape.hparams.n_layer:
-        return output_alone_bytes(shape, options, w, copies)
-    peak = peak_bytes(shape, options, w, cells, True, layers, has_inputs=layers.start == 0)
+        return output_alone_bytes(ubatch, copies)
+    peak = peak_bytes(ubatch, layers, has_inputs=layers.start == 0)
     if not copies:
         from_ram = _from_ram(shape, w, layers.start) if index == 0 else 0
         return max(peak - (w.e if index else 0), from_ram)
     results = sum(shape.hparams.has_kv[il] for il in layers if il < shape.hparams.n_layer)
     each = w.width(shape.graph.heads * shape.graph.v_head)
-    between_gpus = inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
+    between_gpus = inter_gpu_copy_bytes(ubatch, used, index)
     return peak + between_gpus - w.e + MAX_COPIES * each * results
 
 

@@ -19,8 +19,8 @@ from app.use_cases.estimate.kv_cache import (
     host_context_bytes,
     is_quantized,
 )
-from app.use_cases.estimate.peaks import graph_work
 from app.use_cases.estimate.tensor_split import device_layers
+from app.use_cases.estimate.ubatch import graph_work
 from app.use_cases.estimate.weights import weights
 from app.use_cases.model_shape.draft_head import ASSISTANTS, DFLASH, DSPARK, EAGLE3
 from app.use_cases.model_shape.shape import ModelShape

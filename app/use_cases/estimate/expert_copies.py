@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.graph_rules import Rule, Work
-from app.use_cases.estimate.kv_cache import CacheCells
 from app.use_cases.estimate.tensor_overrides import MovedTensors
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape.shape import ModelShape
 
 # ffn_down_exps is marked GGML_PREC_F32 (llama-graph.cpp, build_moe_ffn), which CUDA refuses for MUL_MAT_ID
@@ -41,15 +41,14 @@ _ALIVE_ON_ONE_GPU: Mapping[str, Rule] = {
 }
 
 
-def copied_experts_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors
-) -> int:
+def copied_experts_bytes(ubatch: Ubatch, moved: MovedTensors) -> int:
     """Peak bytes while a layer computes with experts from RAM, without masks."""
+    shape, w = ubatch.shape, ubatch.w
     largest, used = shape.largest_expert_bytes, w.expert_ff + w.expert_e
     if w.shape.architecture in EXPERTS_ON_CPU:  # ffn_down_exps, the largest, is not copied
         return shape.two_experts_bytes - largest + used + 2 * w.e
-    one = max(one_copied_expert_bytes(shape, w), largest + _alive_with_expert_bytes(options, w))
-    return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(shape, options, w, cells, moved) else 0)
+    one = max(one_copied_expert_bytes(shape, w), largest + _alive_with_expert_bytes(ubatch.options, w))
+    return max(one, shape.expert_pair_bytes + 6 * w.e if _holds_two(ubatch, moved) else 0)
 
 
 def one_copied_expert_bytes(shape: ModelShape, w: Work) -> int:
@@ -76,38 +75,37 @@ def experts_alone_bytes(shape: ModelShape, w: Work) -> int:
     return max(shape.two_experts_bytes + w.e, largest + 2 * w.expert_e + max(3 * w.e, w.expert_ff))
 
 
-def uncounted_expert_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors
-) -> int:
+def uncounted_expert_bytes(ubatch: Ubatch, moved: MovedTensors) -> int:
     """Bytes of a second expert tensor, where one was counted but the gaps may be too small to reuse."""
-    if not (moved.emptied or options.n_cpu_moe) or _holds_two(shape, options, w, cells, moved):
+    w = ubatch.w
+    if not (moved.emptied or ubatch.options.n_cpu_moe) or _holds_two(ubatch, moved):
         return 0
-    late = _late_masks(shape, options, cells, moved)
-    next_layer = [count for count in _late_masks(shape, options, cells, moved, after=1) if 2 * count * w.tokens >= w.e]
-    return shape.expert_pair_bytes - shape.largest_expert_bytes if late or next_layer else 0
+    late = _late_masks(ubatch, moved)
+    next_layer = [count for count in _late_masks(ubatch, moved, after=1) if 2 * count * w.tokens >= w.e]
+    return ubatch.shape.expert_pair_bytes - ubatch.shape.largest_expert_bytes if late or next_layer else 0
 
 
-def _holds_two(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, moved: MovedTensors) -> bool:
+def _holds_two(ubatch: Ubatch, moved: MovedTensors) -> bool:
     """Whether an expert tensor is copied in while a mask takes up the place of the one before it.
 
     A mask is copied in with the first layer that reads it and stays (ggml_backend_sched_split_graph). If that is after
     a layer with experts in RAM, and the mask fills more than the small gaps, ggml_dyn_tallocr_alloc puts it where that
     layer's expert tensors were; the next one no longer fits in there.
     """
+    shape, w = ubatch.shape, ubatch.w
     if shape.graph.architecture in _ONE_AT_A_TIME:
         return False
     if not (shape.has_mixed_experts or shape.graph.architecture in EQUAL_EXPERTS_OVERLAP):
         return False
-    return any(2 * tokens * w.tokens >= w.e for tokens in _late_masks(shape, options, cells, moved))
+    return any(2 * tokens * w.tokens >= w.e for tokens in _late_masks(ubatch, moved))
 
 
-def _late_masks(
-    shape: ModelShape, options: ModelOptions, cells: CacheCells, moved: MovedTensors, after: int = 2
-) -> list[int]:
+def _late_masks(ubatch: Ubatch, moved: MovedTensors, after: int = 2) -> list[int]:
     """Cells of the masks first read `after` layers after the first experts in RAM, or later, if more experts follow."""
+    shape = ubatch.shape
     first = bisect_left(shape.experts, 1) - 1
-    last = min(options.n_cpu_moe, shape.hparams.n_layer) - 1
+    last = min(ubatch.options.n_cpu_moe, shape.hparams.n_layer) - 1
     if moved.emptied:
         first, last = min(moved.emptied), max(last, *moved.emptied)
-    kinds = ((shape.reads_base, cells.base), (shape.reads_window, cells.window))
+    kinds = ((shape.reads_base, ubatch.cells.base), (shape.reads_window, ubatch.cells.window))
     return [count for reads, count in kinds if reads[-1] and first + after <= bisect_left(reads, 1) - 1 <= last]

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from app.entities.launch import ModelOptions
-from app.use_cases.estimate.graph_rules import Work
-from app.use_cases.estimate.kv_cache import CacheCells, is_quantized
+from app.use_cases.estimate.kv_cache import is_quantized
 from app.use_cases.estimate.tensor_allocator import EMPTY, Allocation, TensorAllocator
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape.layers import Layer
-from app.use_cases.model_shape.shape import ModelShape
 
 # Heads of a multiple of this size are rotated before they are quantized (llama-kv-cache.cpp, attn_rot_k).
 _ROTATED_HEADS = 64
@@ -19,8 +17,9 @@ _ROTATED_HEADS = 64
 class GraphReplay:
     """The state of a replay: `layer` is the current one, `residual` the tensor that goes from layer to layer."""
 
-    def __init__(self, shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool) -> None:
-        self.shape, self.options, self.w, self.cells, self.flash = shape, options, w, cells, flash
+    def __init__(self, ubatch: Ubatch) -> None:
+        self.shape, self.options, self.w, self.cells = ubatch.shape, ubatch.options, ubatch.w, ubatch.cells
+        self.flash, shape, options = ubatch.flash, ubatch.shape, ubatch.options
         self.allocator = TensorAllocator()
         self.allocate, self.free = self.allocator.allocate, self.allocator.free
         self.layer: Layer = shape.each_layer[0]

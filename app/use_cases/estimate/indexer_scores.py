@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.use_cases.estimate.graph_rules import Work
-from app.use_cases.estimate.kv_cache import CacheCells
-from app.use_cases.model_shape.shape import ModelShape
+from app.use_cases.estimate.ubatch import Ubatch
 
 # Bytes for each token and cell, and thousandths of an embedding that are alive with them.
 _SCORES: Mapping[str, tuple[int, int]] = {
@@ -23,10 +21,11 @@ _SCORES: Mapping[str, tuple[int, int]] = {
 }
 
 
-def indexer_scores_bytes(shape: ModelShape, w: Work, cells: CacheCells) -> int:
+def indexer_scores_bytes(ubatch: Ubatch) -> int:
     """Peak bytes while a layer selects the cells it reads, without masks; 0 if it has no measured indexer."""
+    w = ubatch.w
     if w.shape.architecture == "minimax-m3":  # the scores of all of the indexer's heads twice, and a mask
-        heads = shape.hparams.integer("attention.indexer.head_count")
-        return (8 * heads + 2) * cells.base * w.tokens + 97 * w.e // 10
+        heads = ubatch.shape.hparams.integer("attention.indexer.head_count")
+        return (8 * heads + 2) * ubatch.cells.base * w.tokens + 97 * w.e // 10
     each, residuals = _SCORES.get(w.shape.architecture, (0, 0))
-    return each * cells.base * w.tokens + residuals * w.e // 1000 if each else 0
+    return each * ubatch.cells.base * w.tokens + residuals * w.e // 1000 if each else 0

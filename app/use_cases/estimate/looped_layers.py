@@ -9,34 +9,25 @@ from __future__ import annotations
 
 import itertools
 
-from app.entities.launch import ModelOptions
-from app.use_cases.estimate.graph_rules import Work
-from app.use_cases.estimate.kv_cache import CacheCells
 from app.use_cases.estimate.peaks import attention_bytes, peak_bytes
 from app.use_cases.estimate.pipeline_copies import MAX_COPIES, inter_gpu_copy_bytes
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape.shape import ModelShape
 
 
-def looped_bytes(
-    shape: ModelShape,
-    options: ModelOptions,
-    w: Work,
-    cells: CacheCells,
-    flash: bool,
-    used: list[range],
-    index: int,
-) -> int:
+def looped_bytes(ubatch: Ubatch, used: list[range], index: int) -> int:
     """Bytes on device `index` of a pipeline, without masks."""
+    shape, w = ubatch.shape, ubatch.w
     hp, layers = shape.hparams, used[index]
     caches, blocks = _attention_elsewhere(shape, used, index)
     copies = MAX_COPIES * (caches * w.width(shape.graph.q + shape.graph.kv + shape.graph.v) + blocks * w.q)
     returns = max(0, _entries(shape, used, index) - bool(index))
     if any(hp.block_of[il] == il for il in layers if il < hp.n_layer):
-        usual = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=False)
-        usual += inter_gpu_copy_bytes(shape, options, cells, w.tokens, used, index)
+        usual = peak_bytes(ubatch, layers, has_inputs=False)
+        usual += inter_gpu_copy_bytes(ubatch, used, index)
         return usual + copies + returns * 2 * MAX_COPIES * w.e
     last = w.e * (1 + MAX_COPIES * returns) if hp.n_layer_all in layers else 0
-    return max(w.q, attention_bytes(shape, options, w, cells, flash, layers)) + copies + last
+    return max(w.q, attention_bytes(ubatch, layers)) + copies + last
 
 
 def _attention_elsewhere(shape: ModelShape, used: list[range], index: int) -> tuple[int, int]:

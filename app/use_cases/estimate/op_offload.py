@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from app.entities.launch import ModelOptions
 from app.use_cases.estimate.expert_copies import copied_experts_bytes
-from app.use_cases.estimate.graph_rules import Work, dense, encoder
-from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, row_bytes
-from app.use_cases.estimate.peaks import attention_bytes, uses_flash_attention
+from app.use_cases.estimate.graph_rules import dense, encoder
+from app.use_cases.estimate.kv_cache import is_plain, is_quantized, row_bytes
+from app.use_cases.estimate.peaks import attention_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape, between
 
@@ -46,57 +47,57 @@ def loses_flash_attention(shape: ModelShape, options: ModelOptions, first_gpu_la
     return 0 < first_gpu_layer < shape.hparams.n_layer and has_kv[first_gpu_layer - 1] and not has_kv[first_gpu_layer]
 
 
-def op_offload_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int, moved: MovedTensors
-) -> int:
+def op_offload_bytes(ubatch: Ubatch, first_gpu_layer: int, moved: MovedTensors) -> int:
     """Peak bytes of the first device while it computes with tensors from RAM, without masks; 0 if none are in RAM."""
+    w = ubatch.w
     candidates = [0]
     if first_gpu_layer > 0:
-        deepstack = 3 * shape.graph.deepstack * w.e  # image features for the first layers are copied in too
-        candidates.append(_layers(shape, options, w, cells, first_gpu_layer) + deepstack)
-    if moved.emptied or options.n_cpu_moe:
-        candidates.append(copied_experts_bytes(shape, options, w, cells, moved))
+        deepstack = 3 * ubatch.shape.graph.deepstack * w.e  # image features for the first layers are copied in too
+        candidates.append(_layers(ubatch, first_gpu_layer) + deepstack)
+    if moved.emptied or ubatch.options.n_cpu_moe:
+        candidates.append(copied_experts_bytes(ubatch, moved))
     if moved.largest_dense_bytes:
         candidates.append(moved.largest_dense_bytes + 2 * w.ff + (5 if moved.largest_other_bytes else 4) * w.e)
     return max(candidates)
 
 
-def _layers(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, first_gpu_layer: int) -> int:
+def _layers(ubatch: Ubatch, first_gpu_layer: int) -> int:
+    shape, w = ubatch.shape, ubatch.w
     largest = max(shape.largest_bytes[:first_gpu_layer], default=0)
     if shape.hparams.has_looped_layers:  # copied in for the first pass, held until the last one
         largest = between(shape.host_layers, 0, first_gpu_layer)
     if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         return largest + encoder(w, flash=True)  # attention that CUDA does not support stays on the CPU
     # How much of the next layer's cache is held with the first one's depends on the gaps ggml-alloc finds.
-    cache = max((_cache_bytes(shape, options, cells, il) for il in range(first_gpu_layer)), default=0)
-    converted = attention_bytes(shape, options, w, cells, uses_flash_attention(shape, options), range(first_gpu_layer))
+    cache = max((_cache_bytes(ubatch, il) for il in range(first_gpu_layer)), default=0)
+    converted = attention_bytes(ubatch, range(first_gpu_layer))
     # A cache of another type than f16 is converted on the GPU, beside its copy (ggml-cuda/fattn.cu).
     attention = cache + converted + w.e if converted else cache * 5 // 4 + 5 * max(w.q, w.e)
-    if w.shape.is_parallel and not options.n_gpu_layers:
+    if w.shape.is_parallel and not ubatch.options.n_gpu_layers:
         attention = max(attention, largest + cache + 5 * max(w.q, w.e))
     if w.shape.expert_ff:
         return max(largest + w.expert_ff + w.expert_e + 5 * w.e, attention)
     return max(largest + w.ff + 8 * w.e, dense(w) + 3 * w.e, attention)
 
 
-def _cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, il: int) -> int:
+def _cache_bytes(ubatch: Ubatch, il: int) -> int:
+    cells = ubatch.cells
     total = 0
-    for cache, count in ((shape.base, cells.base), (shape.window, cells.window)):
-        total += count * row_bytes(between(cache.k_width, il, il + 1), options.cache_type_k)
-        total += count * row_bytes(between(cache.v_width, il, il + 1), options.cache_type_v)
+    for cache, count in ((ubatch.shape.base, cells.base), (ubatch.shape.window, cells.window)):
+        total += count * row_bytes(between(cache.k_width, il, il + 1), ubatch.options.cache_type_k)
+        total += count * row_bytes(between(cache.v_width, il, il + 1), ubatch.options.cache_type_v)
     return cells.streams * total
 
 
-def with_cache_in_ram(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, peak: int, has_inputs: bool
-) -> int:
+def with_cache_in_ram(ubatch: Ubatch, peak: int, has_inputs: bool) -> int:
     """Peak with the KV cache in RAM: each layer's K and V are copied in for its attention, and converted if they are
     not f16; `has_inputs`: on the device of the graph's inputs, with all layers on GPUs.
 
     The first mask follows the copies. Where the inputs have left no gaps, the next small tensor goes where K was, so
     that V no longer fits in front of the mask (b11549, ggml-alloc.c, ggml_dyn_tallocr_alloc).
     """
-    values = cells.streams * cells.base
+    shape, options, w = ubatch.shape, ubatch.options, ubatch.w
+    values = ubatch.cells.streams * ubatch.cells.base
     k, v = shape.widest_base
     cache = row_bytes(values * k, options.cache_type_k) + row_bytes(values * v, options.cache_type_v)
     shares_caches = not all(shape.hparams.has_kv) and not any(shape.hparams.has_state)

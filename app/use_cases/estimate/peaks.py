@@ -16,39 +16,20 @@ from app.use_cases.estimate.graph_rules import (
     padded_input_bytes,
 )
 from app.use_cases.estimate.indexer_scores import indexer_scores_bytes
-from app.use_cases.estimate.kv_cache import CacheCells, is_plain, is_quantized, tokens_at_once
+from app.use_cases.estimate.kv_cache import is_plain
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape import architectures as arch
-from app.use_cases.model_shape.shape import ModelShape, between
+from app.use_cases.model_shape.shape import between
 
 
-def uses_flash_attention(shape: ModelShape, options: ModelOptions) -> bool:
-    """How flash_attn "auto" resolves on CUDA; the CPU's implementation supports every head size."""
-    if options.flash_attn == "off" or shape.hparams.architecture == "grok":
-        return False
-    has_kernel = shape.graph.has_flash_attention or not options.devices
-    return has_kernel or is_flash_forced(shape, options)
-
-
-def is_flash_forced(shape: ModelShape, options: ModelOptions) -> bool:
-    """Whether flash attention is used whatever CUDA has kernels for; a quantized V cache requires it."""
-    wanted = options.flash_attn == "on" or (options.flash_attn == "auto" and is_quantized(options.cache_type_v))
-    return wanted and shape.hparams.architecture != "grok"
-
-
-def graph_work(shape: ModelShape, options: ModelOptions, cells: CacheCells) -> Work:
-    tokens, slots = min(cells.ctx, tokens_at_once(shape, options)), max(1, options.parallel)
-    return Work(shape.graph, -(-tokens // slots) * slots, slots)
-
-
-def peak_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range, has_inputs: bool
-) -> int:
+def peak_bytes(ubatch: Ubatch, layers: range, has_inputs: bool) -> int:
     """Peak bytes on a device with these layers, without masks; `has_inputs`: including the graph's inputs."""
+    shape, w = ubatch.shape, ubatch.w
     graph = shape.graph
     if graph.architecture in arch.ATTENDS_TO_BATCH:
-        return encoder(w, flash)
+        return encoder(w, ubatch.flash)
     # The last layer computes its feed-forward network only for the requested tokens: one per slot.
-    is_tail = layers.start >= shape.hparams.n_layer - 1 and options.task is Task.COMPLETION
+    is_tail = layers.start >= shape.hparams.n_layer - 1 and ubatch.options.task is Task.COMPLETION
     candidates = [4 * w.e if is_tail or not graph.ff else dense(w)]
     if graph.expert_ff and not is_tail:
         candidates.append(experts(w))
@@ -59,17 +40,16 @@ def peak_bytes(
     if graph.architecture == "gemma4" and graph.per_layer:
         padded_inputs = w.width(graph.per_layer) + 2 * w.e
     if between(shape.indexer_width, layers.start, min(layers.stop, shape.hparams.n_layer_all)):
-        candidates.append(indexer_scores_bytes(shape, w, cells))
-    if attention := attention_bytes(shape, options, w, cells, flash, layers):
+        candidates.append(indexer_scores_bytes(ubatch))
+    if attention := attention_bytes(ubatch, layers):
         candidates.append(attention + padded_inputs)
     if shape.hparams.n_layer_all in layers:
-        candidates.append(logits_bytes(shape, options, w))
+        candidates.append(logits_bytes(ubatch))
     return max(candidates)
 
 
-def attention_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range
-) -> int:
+def attention_bytes(ubatch: Ubatch, layers: range) -> int:
+    shape, options, w, cells, flash = ubatch.shape, ubatch.options, ubatch.w, ubatch.cells, ubatch.flash
     graph, (start, stop) = shape.graph, (layers.start, min(layers.stop, shape.hparams.n_layer_all))
     has_base, has_window = between(shape.base.layers, start, stop), between(shape.window.layers, start, stop)
     widest = max(cells.base if has_base else 0, cells.window if has_window else 0)
@@ -94,10 +74,11 @@ def attention_bytes(
     return 2 * cells.streams * max(base, window) + residuals
 
 
-def logits_bytes(shape: ModelShape, options: ModelOptions, w: Work) -> int:
-    outputs = output_tokens(options, w)
-    residuals = 2 if options.task is Task.COMPLETION and outputs == w.slots else 4
-    return 4 * shape.graph.vocab * min(w.tokens, outputs) + residuals * w.e
+def logits_bytes(ubatch: Ubatch) -> int:
+    w = ubatch.w
+    outputs = output_tokens(ubatch.options, w)
+    residuals = 2 if ubatch.options.task is Task.COMPLETION and outputs == w.slots else 4
+    return 4 * ubatch.shape.graph.vocab * min(w.tokens, outputs) + residuals * w.e
 
 
 def output_tokens(options: ModelOptions, w: Work) -> int:
@@ -113,29 +94,35 @@ def _converted(widths: tuple[int, int], options: ModelOptions) -> int:
     return sum(width for width, cache_type in zip(widths, types, strict=True) if cache_type != "f16")
 
 
-def mask_bytes(shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, layers: range) -> int:
+def mask_bytes(ubatch: Ubatch, layers: range) -> int:
     """Of each kind of cache the layers read: the mask, and where V goes in it."""
-    bytes_each = 2 if flash else 4
+    shape, w = ubatch.shape, ubatch.w
+    bytes_each = 2 if ubatch.flash else 4
     if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         kinds = 1 + (0 < sum(shape.hparams.is_windowed) < shape.hparams.n_layer)
         return kinds * w.tokens * w.tokens * bytes_each
     start, stop = layers.start, min(layers.stop, shape.hparams.n_layer_all)
     has_base, has_window = between(shape.reads_base, start, stop) > 0, between(shape.reads_window, start, stop) > 0
-    kept = cells.base * (has_base + (between(shape.indexer_width, start, stop) > 0)) + cells.window * has_window
-    return kept * w.tokens * bytes_each + (has_base + has_window) * v_indexes_bytes(shape, options, w)
+    kept = (
+        ubatch.cells.base * (has_base + (between(shape.indexer_width, start, stop) > 0))
+        + ubatch.cells.window * has_window
+    )
+    return kept * w.tokens * bytes_each + (has_base + has_window) * v_indexes_bytes(ubatch)
 
 
-def v_indexes_bytes(shape: ModelShape, options: ModelOptions, w: Work) -> int:
+def v_indexes_bytes(ubatch: Ubatch) -> int:
     """Without flash attention V is kept transposed, and each of its values has an index
     (llama-kv-cache.cpp, build_input_v_idxs)."""
-    return 8 * w.tokens * shape.v_width_max if options.flash_attn == "off" else 0
+    w = ubatch.w
+    return 8 * w.tokens * ubatch.shape.v_width_max if ubatch.options.flash_attn == "off" else 0
 
 
-def output_alone_bytes(shape: ModelShape, options: ModelOptions, w: Work, copies: int = 0) -> int:
+def output_alone_bytes(ubatch: Ubatch, copies: int = 0) -> int:
     """A device after the first with the output matrix alone: logits, and the rows of the last layer they are computed
     from. The last layer picks the rows (build_inp_out_ids in src/llama-graph.cpp); they are copied once per pipeline
     stage, and normalized."""
-    if shape.graph.architecture in arch.ATTENDS_TO_BATCH and options.task is not Task.COMPLETION:
+    shape, w = ubatch.shape, ubatch.w
+    if shape.graph.architecture in arch.ATTENDS_TO_BATCH and ubatch.options.task is not Task.COMPLETION:
         return (copies + 2) * w.e  # only a norm, of all tokens
-    rows = min(w.tokens, output_tokens(options, w))
+    rows = min(w.tokens, output_tokens(ubatch.options, w))
     return 4 * rows * (shape.graph.vocab + (copies + 1) * shape.graph.embd)

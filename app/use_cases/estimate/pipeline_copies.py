@@ -7,9 +7,9 @@ llama.cpp b11434 (ggml_backend_sched_split_graph, no_alloc); a real load keeps t
 
 from __future__ import annotations
 
-from app.entities.launch import ModelOptions
 from app.use_cases.estimate.expert_copies import EXPERTS_ON_CPU
-from app.use_cases.estimate.kv_cache import CacheCells, row_bytes
+from app.use_cases.estimate.kv_cache import row_bytes
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -30,21 +30,16 @@ _ENCODERS = {
 }
 
 
-def inter_gpu_copy_bytes(
-    shape: ModelShape, options: ModelOptions, cells: CacheCells, tokens: int, used: list[range], index: int
-) -> int:
+def inter_gpu_copy_bytes(ubatch: Ubatch, used: list[range], index: int) -> int:
     """Bytes of all copies on device `index` of `used`, without masks."""
+    shape, tokens = ubatch.shape, ubatch.w.tokens
     e = 4 * tokens * shape.graph.embd
     if shape.graph.architecture in arch.ATTENDS_TO_BATCH:
         first, other = _ENCODERS.get(shape.graph.architecture, (11.5, 6))
         return round((other if index else first) * e)
     per_residual = 3 if shape.graph.architecture in _WITHOUT_FIRST_NORM else 7
     usual = 12 * e if index == 0 else per_residual * e
-    return (
-        usual
-        + _family_copies(shape, tokens, used, index)
-        + MAX_COPIES * shared_cache_bytes(shape, options, cells, used[index])
-    )
+    return usual + _family_copies(shape, tokens, used, index) + MAX_COPIES * shared_cache_bytes(ubatch, used[index])
 
 
 def _family_copies(shape: ModelShape, tokens: int, used: list[range], index: int) -> int:
@@ -93,9 +88,10 @@ def _altup(shape: ModelShape, tokens: int, used: list[range], index: int) -> int
     return MAX_COPIES * (7 * e + own) - peak_without + e + output
 
 
-def shared_cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCells, layers: range) -> int:
+def shared_cache_bytes(ubatch: Ubatch, layers: range) -> int:
     """Copies for layers without a cache of their own whose source cache is on another device."""
-    hp = shape.hparams
+    cells = ubatch.cells
+    hp = ubatch.shape.hparams
     if hp.architecture not in arch.WITH_SHARED_CACHES:
         return 0
     owners = sum(hp.has_kv)
@@ -108,7 +104,7 @@ def shared_cache_bytes(shape: ModelShape, options: ModelOptions, cells: CacheCel
             continue
         windowed = hp.is_windowed[source]
         heads, count = hp.n_head_kv[source], cells.window if windowed else cells.base
-        each = row_bytes(heads * hp.k_head(windowed), options.cache_type_k)
-        each += row_bytes(heads * hp.v_head(windowed), options.cache_type_v)
+        each = row_bytes(heads * hp.k_head(windowed), ubatch.options.cache_type_k)
+        each += row_bytes(heads * hp.v_head(windowed), ubatch.options.cache_type_v)
         total += cells.streams * count * each
     return total

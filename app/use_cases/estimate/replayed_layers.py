@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from app.entities.launch import ModelOptions, Task
 from app.use_cases.estimate.graph_replay import GraphReplay
-from app.use_cases.estimate.graph_rules import Work
-from app.use_cases.estimate.kv_cache import CacheCells, is_quantized
+from app.use_cases.estimate.kv_cache import is_quantized
 from app.use_cases.estimate.replayed_device import NETWORK_WEIGHTS, InRam, Repeated, ReplayedDevice
 from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
@@ -74,11 +74,10 @@ def weights_in_ram(shape: ModelShape, options: ModelOptions, ranges: list[range]
     return found
 
 
-def replayed_bytes(
-    shape: ModelShape, options: ModelOptions, w: Work, cells: CacheCells, flash: bool, ranges: list[range]
-) -> list[int]:
+def replayed_bytes(ubatch: Ubatch, ranges: list[range]) -> list[int]:
     """Bytes of the compute buffer of each device with layers, masks included; 0 for the others."""
-    moved = weights_in_ram(shape, options, ranges)
+    shape = ubatch.shape
+    moved = weights_in_ram(shape, ubatch.options, ranges)
     n, found, repeated = shape.hparams.n_layer, list[int](), Repeated()
     before = range(min(ranges[0].start, n))
     for index, each in enumerate(ranges):
@@ -88,7 +87,7 @@ def replayed_bytes(
         if not (before or own or elsewhere):
             found.append(0)
             continue
-        device = ReplayedDevice(GraphReplay(shape, options, w, cells, flash), own, moved, repeated)
+        device = ReplayedDevice(GraphReplay(ubatch), own, moved, repeated)
         found.append(device.first_bytes(before, elsewhere) if is_first else device.other_bytes())
         before = range(0)
     return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from app.entities.launch import ModelOptions, Task
+from dataclasses import replace
+
+from app.entities.launch import Task
 from app.use_cases.estimate.graph_rules import OTHER_GRAPHS, Work
-from app.use_cases.estimate.kv_cache import CacheCells
 from app.use_cases.estimate.op_offload import (
     experts_all_in_ram,
     loses_flash_attention,
@@ -15,77 +16,57 @@ from app.use_cases.estimate.op_offload import (
 from app.use_cases.estimate.peaks import attention_bytes, mask_bytes, output_alone_bytes, peak_bytes
 from app.use_cases.estimate.pipeline_copies import shared_cache_bytes
 from app.use_cases.estimate.tensor_overrides import MovedTensors, moved_tensors
+from app.use_cases.estimate.ubatch import Ubatch
 from app.use_cases.model_shape import architectures as arch
 from app.use_cases.model_shape.shape import ModelShape
 
 
-def sequential_bytes(
-    shape: ModelShape,
-    options: ModelOptions,
-    w: Work,
-    cells: CacheCells,
-    flash: bool,
-    ranges: list[range],
-    used: list[range],
-) -> list[int]:
+def sequential_bytes(ubatch: Ubatch, ranges: list[range], used: list[range]) -> list[int]:
     """Bytes on each device in `used`, masks included."""
+    shape, options, w = ubatch.shape, ubatch.options, ubatch.w
     is_encoder = shape.graph.architecture in arch.ATTENDS_TO_BATCH
     first_gpu_layer = used[0].start if any(ranges) else shape.hparams.n_layer * bool(options.devices)
-    is_copying = is_encoder and options.devices > 0 and not any(ranges) and options.flash_attn != "off"
-    flash = flash or is_copying  # else attention is computed on the CPU
-    flash = flash and not loses_flash_attention(shape, options, first_gpu_layer)
     moved = moved_tensors(shape, options, ranges)
     copies_first = only_copies(shape, options, ranges)
-    totals = [
-        _device_bytes(shape, options, w, cells, flash, layers, moved, index)
-        for index, layers in enumerate(used, start=int(copies_first))
-    ]
+    actual = replace(ubatch, flash=_keeps_flash_attention(ubatch, ranges, first_gpu_layer))
+    totals = [_device_bytes(actual, layers, moved, index) for index, layers in enumerate(used, start=int(copies_first))]
     if copies_first:
         return totals
-    first_mask = mask_bytes(shape, options, w, cells, flash, range(used[0].stop))
+    first_mask = mask_bytes(actual, range(used[0].stop))
     if options.devices and not any(ranges) and options.task is not Task.COMPLETION and not is_encoder:
         logits = 4 * shape.graph.vocab * w.tokens + 7 * w.e // 2  # the output matrix is copied in
         totals[0] = max(totals[0], shape.output_bytes + logits + first_mask)
     if options.devices:
-        totals[0] = max(totals[0], op_offload_bytes(shape, options, w, cells, first_gpu_layer, moved) + first_mask)
+        totals[0] = max(totals[0], op_offload_bytes(ubatch, first_gpu_layer, moved) + first_mask)
     return totals
 
 
-def _device_bytes(
-    shape: ModelShape,
-    options: ModelOptions,
-    w: Work,
-    cells: CacheCells,
-    flash: bool,
-    layers: range,
-    moved: MovedTensors,
-    index: int,
-) -> int:
-    if index and layers.start >= shape.hparams.n_layer:
-        return output_alone_bytes(shape, options, w)
-    peak = _peak(shape, options, w, cells, flash, layers, moved, index)
-    return peak + mask_bytes(shape, options, w, cells, flash, layers)
+def _keeps_flash_attention(ubatch: Ubatch, ranges: list[range], first_gpu_layer: int) -> bool:
+    """Encoders without layers on a GPU compute attention on the CPU, if the GPU does not support it."""
+    shape, options = ubatch.shape, ubatch.options
+    is_copying = shape.graph.architecture in arch.ATTENDS_TO_BATCH and options.devices > 0 and not any(ranges)
+    flash = ubatch.flash or (is_copying and options.flash_attn != "off")
+    return flash and not loses_flash_attention(shape, options, first_gpu_layer)
 
 
-def _peak(
-    shape: ModelShape,
-    options: ModelOptions,
-    w: Work,
-    cells: CacheCells,
-    flash: bool,
-    layers: range,
-    moved: MovedTensors,
-    index: int,
-) -> int:
+def _device_bytes(ubatch: Ubatch, layers: range, moved: MovedTensors, index: int) -> int:
+    if index and layers.start >= ubatch.shape.hparams.n_layer:
+        return output_alone_bytes(ubatch)
+    peak = _peak(ubatch, layers, moved, index)
+    return peak + mask_bytes(ubatch, layers)
+
+
+def _peak(ubatch: Ubatch, layers: range, moved: MovedTensors, index: int) -> int:
     """Peak bytes on device `index` of those in use, without pipelining and masks."""
-    if index > 0 and experts_all_in_ram(shape, options, moved, layers):  # they are computed on the first device
-        peak = max(_without_experts(shape, w), attention_bytes(shape, options, w, cells, flash, layers))
+    options, w = ubatch.options, ubatch.w
+    if index > 0 and experts_all_in_ram(ubatch.shape, options, moved, layers):  # they are computed on the first device
+        peak = max(_without_experts(ubatch.shape, w), attention_bytes(ubatch, layers))
     else:
-        peak = peak_bytes(shape, options, w, cells, flash, layers, has_inputs=layers.start == 0)
+        peak = peak_bytes(ubatch, layers, has_inputs=layers.start == 0)
     if not options.kv_offload and options.devices:
-        peak = with_cache_in_ram(shape, options, w, cells, peak, has_inputs=layers.start == 0)
+        peak = with_cache_in_ram(ubatch, peak, has_inputs=layers.start == 0)
     elif layers.start > 0:
-        peak += shared_cache_bytes(shape, options, cells, layers)
+        peak += shared_cache_bytes(ubatch, layers)
     return peak - (2 * w.e if index else 0)  # the two embedding inputs are on the first device only
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from app.entities.capabilities import Capabilities, HeaderFacts, Media
 from app.entities.launch import AUTO_UBATCH, LaunchSettings, Task
 from app.use_cases.launch.command_line import avoid_known_crash
-from app.use_cases.launch.parsed_args import option_pairs
+from app.use_cases.launch.parsed_args import companion_paths, option_pairs
 
 _TASK_OPTIONS = frozenset({"--embeddings", "--embedding", "--reranking", "--rerank", "--pooling"})
 _FLAGS = {Task.COMPLETION: (), Task.EMBEDDING: ("--embeddings",), Task.RERANK: ("--reranking",)}
@@ -34,8 +34,10 @@ def launch_for_task(launch: LaunchSettings, facts: HeaderFacts) -> LaunchSetting
     Applied twice, it changes nothing more. A slot has the training context at most, and so has an automatic ubatch.
     """
     options = replace(launch.options, task=served_task(facts, launch))
-    if options.task is not Task.COMPLETION:
-        options = replace(options, prompt_cache=0)  # llama-server caches only prompts of texts that it generates
+    if options.task is not Task.COMPLETION or companion_paths(launch).adapters:
+        # llama-server caches only prompts of texts that it generates. Its cache knows nothing of adapters: what was
+        # computed under the scales of one request would be reused for another (b11549, server-task.cpp).
+        options = replace(options, prompt_cache=0)
     if options.ubatch_size == AUTO_UBATCH and 0 < facts.context_tokens < options.slot_tokens:
         trained = replace(options, ctx_size=facts.context_tokens, kv_unified=True).slot_tokens
         if options.task is not Task.COMPLETION:

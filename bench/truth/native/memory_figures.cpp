@@ -27,7 +27,35 @@ using device_list = std::vector<ggml_backend_dev_t>;
 
 struct measured { device_list devices; common_device_memory_data_vec items; uint32_t layers = 0, trained_context = 0, experts = 0; };
 
+int stand_in_devices();
+
+// Without GPUs everything is the host's, also what common_get_device_memory_data leaves out: weights in the order that
+// the CPU's kernels like have a buffer type of their own, which is no host memory by its own account.
+static measured measure_on_cpu(const std::string & path, llama_model_params model_params,
+                               const llama_context_params & context_params) {
+    model_params.no_alloc = true;
+    model_params.load_mode = LLAMA_LOAD_MODE_NONE;
+    llama_model * model = llama_model_load_from_file(path.c_str(), model_params);
+    llama_context * context = model ? llama_init_from_model(model, context_params) : nullptr;
+    if (!context) {
+        throw std::runtime_error(model ? "failed to create llama_context from model" : "failed to load model");
+    }
+    measured found;
+    found.trained_context = llama_model_n_ctx_train(model);
+    found.items.resize(1);
+    auto & host = found.items[0];
+    for (const auto & [type, bytes] : llama_get_memory_breakdown(context)) {
+        host.model += bytes.model;
+        host.context += bytes.context;
+        host.compute += bytes.compute;
+    }
+    return found;
+}
+
 static measured measure(const std::string & path, const llama_model_params & model, const llama_context_params & context) {
+    if (stand_in_devices() == 0) {
+        return measure_on_cpu(path, model, context);
+    }
     measured found;
     found.items = common_get_device_memory_data(path.c_str(), &model, &context, found.devices, found.layers,
                                                 found.trained_context, found.experts, GGML_LOG_LEVEL_ERROR);
@@ -37,7 +65,6 @@ static measured measure(const std::string & path, const llama_model_params & mod
 // ---- Tensor parallelism: the accounting sees one device, so the model is loaded, onto devices that only reserve ----
 
 size_t stand_in_bytes(int device, enum ggml_backend_buffer_usage usage);
-int stand_in_devices();
 
 // In place of the engine's own: this library is searched first, and there is nothing in the file.
 bool llama_model_loader::load_all_data(ggml_context *, llama_buf_map &, llama_mlocks *, llama_progress_callback, void *) {
