@@ -23,6 +23,7 @@ from app.ports import (
     Metrics,
     ModelCatalog,
     ModelPlans,
+    Peers,
     Pins,
     RateLimits,
     RecentActivity,
@@ -94,6 +95,7 @@ class Services:
     plans: ModelPlans
     pins: Pins
     relay: RequestRelay
+    peers: Peers
     clients: Clients
     admission: Admission  # taken by inference requests, so that other requests always find a thread
     event_streams: Admission  # taken by streams of /models/sse

@@ -28,6 +28,7 @@ from workers.build_catalog import build_catalog, has_models
 from workers.build_downloads import ServiceMachine, build_downloads
 from workers.build_gauges import build_gauges
 from workers.build_limits import build_limits, build_request_settings
+from workers.build_peers import build_peers, patience
 from workers.builders import build_engine_reader, build_engines, build_relay, build_spawn, gpus_at_start
 from workers.catalog.model_headers import ModelHeaders
 from workers.clients.admission import KeyRateLimits, admission_limits
@@ -86,8 +87,10 @@ class Runtime:
         self._access_log = AccessLog(self._files.logs.access_lines)
         self._activity = Activity()
         self._bodies = RequestBodies(settings.server.max_body, settings.server.max_bodies)
-        self._gauges = build_gauges(self._store, engines, self._files.tokens, self._bodies, self._downloads)
         self._relay = build_relay(settings, self._store, self._has_ended)
+        self._peers = build_peers(settings, self._relay.mover)
+        others = self._bodies, self._downloads, self._peers
+        self._gauges = build_gauges(self._store, engines, self._files.tokens, *others)
         self._gpus = GpuWatch(settings, engines, self._store, lambda event: self._pool.post(event))
         self._read_ahead = ReadAhead(lambda: file_to_read_ahead(self._store.pool))
         self._pool = self._build_pool()
@@ -127,6 +130,7 @@ class Runtime:
             plans=self._plans,
             pins=Pinning(self._store, self._catalog.models, request_of, read_memory, self._pool.post),
             relay=self._relay,
+            peers=self._peers,
             clients=self._clients,
             **admission_limits(server.threads - server.reserve_threads),
             status_texts=AudienceTexts(),
@@ -160,6 +164,7 @@ class Runtime:
         self._access_log.start()
         self._clients.start()
         self._relay.mover.start()
+        self._peers.start()
         # Needs the history of loads.
         self._gpus.start(
             self._startup_check.of_pinned(self._settings, self._catalog) if self._settings.pinned else None
@@ -197,6 +202,7 @@ class Runtime:
         self._settings = settings
         self.services.settings = build_request_settings(settings)
         self._relay.set_timeouts(settings.upstream.first_byte_seconds, settings.upstream.stall_seconds)
+        self._peers.configure(settings.peer_list(), patience(settings))
         self._files.apply(settings)
         self._catalog.replace_by(candidate.catalog)
         models = {model.name: model for model in self._catalog.models()}
@@ -229,11 +235,14 @@ class Runtime:
 
     def wait_drained(self, timeout: float) -> bool:
         """Wait until the last running request has ended; False if `timeout` seconds were not enough."""
-        return self._pool.wait_until(lambda s: s.draining and not any(server.leases for server in s.servers), timeout)
+        deadline = time.monotonic() + timeout
+        drained = self._pool.wait_until(lambda s: s.draining and not any(x.leases for x in s.servers), timeout)
+        return self._peers.wait_idle(deadline - time.monotonic()) and drained
 
     def close(self, timeout: float) -> None:
         """Stop every llama-server, and kill those that do not exit within `timeout` seconds."""
         self._downloads.close()
+        self._peers.close()
         self._pool.post(ev.Close(time.monotonic()))
         if self._pool.wait_until(lambda s: s.closing and not s.servers, timeout + KILL_GRACE_SECONDS):
             self._files.records.end()

@@ -60,7 +60,8 @@ def _obvious_model(url: str) -> tuple[dict[str, Any], str]:
     listed, default_name = body.get("data", ()), body.get("default_model")
     models = [entry for entry in listed if _can_chat(entry)]
     default = [entry for entry in listed if default_name in (entry["id"], *entry.get("aliases", ()))]
-    loaded = [entry for entry in models if entry.get("status", {}).get("value") == "loaded"]
+    here = [entry for entry in models if "peer" not in entry]
+    loaded = [entry for entry in here if entry.get("status", {}).get("value") == "loaded"]
     for found, why in ((models, "the only one"), (default, "the default"), (loaded, "the only one that is loaded")):
         if len(found) == 1:
             return found[0], why

@@ -31,6 +31,7 @@ from app.errors.engine import (
     UpstreamTimeout,
 )
 from app.errors.forms import ErrorForm, error_form
+from app.errors.peers import PeerLoop, PeerUnavailable
 from app.errors.refusal import error_for
 from app.errors.request import (
     ClientDisconnected,
@@ -84,6 +85,8 @@ __all__ = [
     "NotFound",
     "NotSupported",
     "Overloaded",
+    "PeerLoop",
+    "PeerUnavailable",
     "ProxyError",
     "QueueFull",
     "RateLimited",

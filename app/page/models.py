@@ -31,7 +31,7 @@ def model_rows(status: Mapping[str, Any], plan: Mapping[str, Any]) -> list[dict[
     for model in plan["models"]:
         own = servers.pop(model["id"], [])
         loaded += _replicas(model["id"], own, model, colors)
-        rest += [] if own else [_unloaded_row(model)]
+        rest += [] if own else [_peer_row(model) if model["state"] == "peer" else _unloaded_row(model)]
     for name, own in servers.items():  # of models that the catalogue has no more
         loaded += _replicas(name, own, {}, colors)
     return loaded + rest
@@ -136,6 +136,16 @@ def _details(model: Mapping[str, Any]) -> str:
     aliases = f"also {', '.join(model['aliases'])}" if model["aliases"] else ""
     parts = (model["quant"], size(model["size_bytes"]) if model["size_bytes"] else "", ", ".join(abilities), aliases)
     return " · ".join(filter(None, parts))
+
+
+def _peer_row(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Nothing is loaded or unloaded here, so it has no buttons."""
+    return _unloaded_row({**model, "state": "unloaded"}) | {
+        "data_state": "",
+        "state": "unavailable" if model["problem"] else "at a peer",
+        "state_class": "bad" if model["problem"] else "ok",
+        "problem": model["problem"],
+    }
 
 
 def _unloaded_row(model: Mapping[str, Any]) -> dict[str, Any]:

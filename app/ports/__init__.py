@@ -11,6 +11,7 @@ from app.ports.clients import Admission, Clients, RateLimits, SharedTexts, Token
 from app.ports.downloads import Downloads
 from app.ports.logs import Logs
 from app.ports.models import ModelCatalog
+from app.ports.peers import Peers
 from app.ports.plans import ModelPlans, Pins, PlanAnswer
 from app.ports.relay import ClientSocket, EngineAnswer, RequestRelay, UpstreamRequest
 from app.ports.servers import Address, Lease, ServerPool, SlotRequest
@@ -33,6 +34,7 @@ __all__ = [
     "Metrics",
     "ModelCatalog",
     "ModelPlans",
+    "Peers",
     "Pins",
     "PlanAnswer",
     "RateLimits",

@@ -42,7 +42,7 @@ class ClientSocket(Protocol):
 
 
 class EngineAnswer(Protocol):
-    """An answer whose head has arrived (workers.relay.relay.UpstreamAnswer)."""
+    """An answer whose head has arrived (workers.relay.answer.UpstreamAnswer)."""
 
     @property
     def status(self) -> int: ...

@@ -23,6 +23,11 @@ class Address:
     context_tokens: int = 0  # that one request may use; 0: as many as the model was trained with
     device: str = "cpu"  # "cuda:0,1" or "vulkan:0,1": its GPUs, by NVML index
 
+    @property
+    def host(self) -> str:
+        """As in the Host header."""
+        return f"127.0.0.1:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

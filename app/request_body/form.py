@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.http import parse_options_header
 from werkzeug.sansio.multipart import Data, Epilogue, Event, Field, File, MultipartDecoder, NeedData
 
 from app.errors import InvalidRequest
@@ -23,6 +24,23 @@ def fields_in_form(body: Buffer, boundary: str, max_bytes: Mapping[str, int]) ->
         return {name: [value.decode() for value in values] for name, values in found.items()}
     except (ValueError, RequestEntityTooLarge) as error:
         raise InvalidRequest(f"the form cannot be parsed: {error}") from error
+
+
+def with_model_field(body: Buffer, model: str, boundary: str) -> tuple[bytes, None]:
+    """The form with this value of its field `model`, which comes first; all else keeps its bytes."""
+    delimiter = b"\r\n--" + boundary.encode("latin-1")
+    field = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + model.encode()
+    _, *parts = (b"\r\n" + bytes(body[:])).split(delimiter)
+    kept = [part for part in parts if not _is_model_field(part)]
+    return delimiter.join((b"", field, *kept))[2:], None
+
+
+def _is_model_field(part: bytes) -> bool:
+    """`part`: with the line end that follows its delimiter. What begins otherwise is no part."""
+    head, is_complete, _ = part.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")[1:] if is_complete and part.startswith(b"\r\n") else ()
+    values = [line.partition(b":")[2] for line in lines if line.lower().startswith(b"content-disposition:")]
+    return any(parse_options_header(value.decode("latin-1"))[1].get("name") == "model" for value in values)
 
 
 def _form_fields(body: Buffer, boundary: str, max_bytes: Mapping[str, int]) -> dict[str, list[bytes]]:

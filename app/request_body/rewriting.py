@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.entities.request_rules import SYSTEM_PROMPT, Fields, RequestRules
+from app.errors import InvalidRequest
 from app.request_body.buffer import Buffer
 from app.request_body.content import BodyContent, BodyFormat, read_content
 
@@ -36,6 +37,14 @@ def rewritten(body: Buffer, rules: RequestRules, path: str, form: BodyFormat) ->
     """
     new = _rewritten(str(body[:], "latin-1"), rules, path).encode("latin-1")
     return new, read_content(new, form)
+
+
+def with_model(body: Buffer, model: str) -> tuple[bytes, None]:
+    """The body, one that read_content accepts, with another name of its model. Raises InvalidRequest for a list."""
+    text = str(body[:], "latin-1")
+    if not text.startswith("{", _skip(text, 0)):
+        raise InvalidRequest("the body is not a JSON object")
+    return _object(_fields(text) | {"model": json.dumps(model)}).encode("latin-1"), None
 
 
 def _rewritten(text: str, rules: RequestRules, path: str) -> str:

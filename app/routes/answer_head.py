@@ -15,9 +15,15 @@ NOT_RETRIED = (500, 501)
 
 
 def answer_head(
-    answer: EngineAnswer | None, model: str, device: str, waited_seconds: float, request_id: str
+    answer: EngineAnswer | None,
+    model: str,
+    device: str,
+    waited_seconds: float,
+    request_id: str,
+    is_peers: bool = False,
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Status and headers. Without an answer: of a stream that begins with the progress of a load."""
+    """Status and headers. Without an answer: of a stream that begins with the progress of a load. `is_peers`: no
+    llama-server of ours has answered."""
     ours = [
         ("x-llama-smart-proxy-model", as_header(model)),
         ("x-llama-smart-proxy-device", device),
@@ -28,7 +34,7 @@ def answer_head(
     ours.append(("x-llama-smart-proxy-wait-ms", str(round(waited_seconds * 1000))))
     if answer.is_stream and not any(name.lower() == "x-accel-buffering" for name, _ in answer.headers):
         ours.append(("X-Accel-Buffering", "no"))
-    if answer.status in NOT_RETRIED:
+    if answer.status in NOT_RETRIED and not is_peers:
         ours.append(("x-should-retry", "false"))
     return answer.status, [*answer.headers, *ours]
 

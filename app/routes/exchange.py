@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from app.entities.model import Model
 from app.entities.server import Server
 from app.errors import ContextLengthExceeded, EngineGone, ProxyError
-from app.ports import Address, BodyFile, EngineAnswer, Lease, SlotRequest, WatchedClient
+from app.ports import Address, Lease, SlotRequest, WatchedClient
 from app.routes import loading_stream
 from app.routes.answer_head import answer_head, as_header
 from app.routes.error_response import PHRASES, respond_with_error, status_of
@@ -18,7 +19,7 @@ from app.routes.incoming_request import IncomingRequest
 from app.routes.key_limits import permitted_keep_alive, take_request
 from app.routes.loading_rules import LOADS_NOTHING, loaded_address
 from app.routes.model_engine import check_engine
-from app.routes.model_search import ModelSearch
+from app.routes.peer_exchange import PeerExchange
 from app.routes.request_record import request_record
 from app.routes.virtual_names import first_slot
 from app.routes.visibility import alternatives, visible_error
@@ -56,16 +57,12 @@ def respond(
     return ()
 
 
-class Exchange(ModelSearch):
+class Exchange(PeerExchange):
     """The state of one inference request; used by its own thread alone."""
 
     def __init__(self, request: IncomingRequest, route: str) -> None:
         super().__init__(request, route)
-        self.arrived_at = time.monotonic()
         self.slot: SlotRequest | None = None
-        self.device = ""
-        self.waited_seconds = 0.0
-        self.first_byte_seconds: float | None = None
 
     def begin(self) -> None:
         """Get the head of the answer; for a stream whose model is loading, return before. Raises ProxyError."""
@@ -77,14 +74,13 @@ class Exchange(ModelSearch):
         self._read_request()
         self.client = request.watch_client()
         self.releases.append(self.client.close)
-        if (model := self._here_or_downloaded(self.client)) is not None:
+        if not self._begin_at_peer() and (model := self._here_or_downloaded(self.client)) is not None:
             self._begin_with(model)
 
     def send_answer(self, start_response: Callable[..., Any]) -> None:
         """Send the head and the body to the client. Raises ConnectionResetError if the answer must be cut."""
-        status, headers = answer_head(
-            self.answer, self._answering_model, self.device, self.waited_seconds, self.request.request_id
-        )
+        about = self.device, self.waited_seconds, self.request.request_id, self.peer_model is not None
+        status, headers = answer_head(self.answer, self._answering_model, *about)
         write = start_response(f"{status} {PHRASES.get(status, 'Unknown')}", headers)
         self.has_begun = True
         if self.answer is None:
@@ -100,7 +96,7 @@ class Exchange(ModelSearch):
             except Exception:
                 log.exception("a request could not give back what it holds")
         seconds = time.monotonic() - self.arrived_at
-        model = self.model.name if self.model else UNKNOWN_MODEL
+        model = self.model_name or UNKNOWN_MODEL
         usage = self.usage
         prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
         key = self.request.key.name if self.request.key else ""
@@ -201,15 +197,13 @@ class Exchange(ModelSearch):
         data = self.body.data if self.body else b""
         size_bytes = len(data) + self.options.repeated_bytes
         self.prompts = Prompts(self.options.prompts, size_bytes, address.context_tokens)
-        self.answer = self._ask(address, data, self.client)
+        send = partial(self.services.relay.send, address, client=self.client)
+        self.answer = self._ask(data, send)
         self.releases.append(self.answer.close)
         if self.body:
             self.body.close()  # the engine has it
         self.first_byte_seconds = time.monotonic() - self.arrived_at
         self.services.gauges.first_byte(self.model.name, self.first_byte_seconds, self.waited_seconds)
-
-    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
-        return self.services.relay.send(address, self.request.for_engine(data), client)
 
     def _finish_load(self, write: Callable[[bytes], object]) -> None:
         """Write progress until the request was sent to its server. From now on an error is an event."""

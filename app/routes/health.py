@@ -9,8 +9,10 @@ from flask import Blueprint, Response, jsonify
 from app.errors import Draining, NoEngine
 from app.routes.authorization import is_anonymous
 from app.routes.incoming_request import current_request
+from app.routes.peer_models import visible_peers
 from app.routes.visibility import sees_paths, visible_configuration, visible_pool, visible_problems
 from app.services import services
+from app.use_cases.reporting.peer_models import peers_report
 from app.use_cases.reporting.report import health
 
 bp = Blueprint("health", __name__)
@@ -30,7 +32,8 @@ def health_report() -> dict[str, object]:
     s, request = services(), current_request()
     pool, problems, configuration = visible_pool(request), visible_problems(request), visible_configuration(request)
     engines = s.engine, s.engine_problem, s.own_engines if sees_paths(request) else None
-    return health(pool, s.store.gpus, problems, configuration, *engines, s.version, time.monotonic())
+    report = health(pool, s.store.gpus, problems, configuration, *engines, s.version, time.monotonic())
+    return report | {"peers": peers_report(visible_peers(request))}
 
 
 @bp.get("/livez")

@@ -10,7 +10,7 @@ from flask import request as flask_request
 from app.errors import InvalidRequest
 from app.routes.incoming_request import current_request
 from app.routes.inference import forward
-from app.routes.visibility import is_limited, visible_models, visible_pool
+from app.routes.visibility import is_limited, visible_names, visible_pool
 from app.services import services
 from app.use_cases.reporting.scrape_targets import scrape_targets
 
@@ -25,7 +25,7 @@ def show_metrics() -> Response:
         return forward()  # to the model's server, if it is loaded
     request, gauges = current_request(), services().gauges
     key = request.key.name if request.key else ""
-    models = {model.name for model in visible_models(request)} if is_limited(request.key) else None
+    models = visible_names(request) if is_limited(request.key) else None
     page, content_type = gauges.render(request.header("Accept"), models, key)
     return Response(page, content_type=content_type)
 

@@ -22,6 +22,7 @@ from app.routes.download_wait import DownloadWait
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.inference import forward
 from app.routes.model_engine import check_engine
+from app.routes.peer_models import listed_peer_model, peer_models_for_lists
 from app.routes.requested_model import read_request
 from app.routes.visibility import (
     HEADERS_SECONDS,
@@ -37,7 +38,15 @@ from app.routes.visibility import (
 )
 from app.services import Services, services
 from app.use_cases.reporting.downloads import with_downloads
-from app.use_cases.reporting.model_list import anthropic_entry, anthropic_list, as_virtual, model_entry, model_list
+from app.use_cases.reporting.model_list import (
+    anthropic_entry,
+    anthropic_list,
+    anthropic_peer_entry,
+    as_virtual,
+    model_entry,
+    model_list,
+)
+from app.use_cases.reporting.peer_models import model_entries
 from app.use_cases.reporting.report import model_placement, router_props
 
 bp = Blueprint("models", __name__)
@@ -53,10 +62,12 @@ def list_models() -> Response:
     store, models = request.services.store, described_models(request)
     if request.path == "/v1/models":  # clients offer all of its models; llama.cpp's router says in /models what failed
         models = [model for model in models if not model.problem]
+    at_peers = [each for each in peer_models_for_lists(request) if request.path == "/models" or not each.problem]
     others = request.settings.list_aliases, virtual_names(request)
     if request.has(ANTHROPIC):
-        return jsonify(anthropic_list(models, store.pool, store.decisions, *others))
+        return jsonify(anthropic_list(models, store.pool, store.decisions, *others, at_peers))
     listed = model_list(models, store.pool, store.decisions, visible_engines(request), *others)
+    listed["data"] += [entry for each in at_peers for entry in model_entries(each)]
     if request.path == "/models":
         listed["data"] = with_downloads(listed["data"], visible_downloads(request))
     return jsonify(listed | {"default_model": default_model(request) or None})
@@ -67,6 +78,8 @@ def list_models() -> Response:
 def show_model(name: str) -> Response:
     _reload_if_requested()
     request = current_request()
+    if listed := listed_peer_model(request, name):
+        return jsonify(anthropic_peer_entry(listed) if request.has(ANTHROPIC) else model_entries(listed)[0])
     store, model, key = request.services.store, find_model(request, name), request.key
     (model,) = request.services.catalog.read_headers([model], HEADERS_SECONDS)
     if request.has(ANTHROPIC):

@@ -20,11 +20,12 @@ from app.routes.key_limits import take_request
 from app.routes.models import admitted
 from app.routes.ollama_answer import JSON, NDJSON
 from app.routes.ollama_exchange import respond_to_ollama
+from app.routes.peer_models import listed_peer_model, peer_models_for_lists
 from app.routes.visibility import described_models, find_model, virtual_names, visible_pool
 from app.services import services
 from app.use_cases.ollama.pull import pull_progress
 from app.use_cases.ollama.translation import Api
-from app.use_cases.reporting.ollama_models import model_details, process_list, tag_list
+from app.use_cases.reporting.ollama_models import model_details, peer_model_details, process_list, tag_list
 
 bp = Blueprint("ollama", __name__)
 
@@ -53,7 +54,8 @@ def show_version() -> Response:
 def list_tags() -> Response:
     request = current_request()
     models, servers = described_models(request), request.services.store.pool.servers
-    return jsonify(tag_list(models, servers, request.settings.list_aliases, virtual_names(request)))
+    names = request.settings.list_aliases, virtual_names(request)
+    return jsonify(tag_list(models, servers, *names, peer_models_for_lists(request)))
 
 
 @bp.get("/api/ps")
@@ -65,7 +67,10 @@ def list_processes() -> Response:
 def show_details() -> Response:
     """Reads the model's header, unless it was among the last that were asked for."""
     request, catalog = current_request(), services().catalog
-    model = catalog.servable(find_model(request, _names(request).name))
+    name = _names(request).name
+    if listed := listed_peer_model(request, name):
+        return jsonify(peer_model_details(listed))
+    model = catalog.servable(find_model(request, name))
     store = services().store
     return jsonify(model_details(model, store.pool, store.decisions, catalog.metadata(model)))
 

@@ -16,13 +16,14 @@ from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.entities.server import ServerState
 from app.errors import ErrorForm, InvalidRequest, NotAllowed
-from app.ports import Address, BodyFile, EngineAnswer, Lease, RequestBody, WatchedClient
+from app.ports import BodyFile, EngineAnswer, Lease, RequestBody, WatchedClient
 from app.request_body.ollama_body import translated
 from app.routes.authorization import may_unload
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import IncomingRequest
 from app.routes.ollama_answer import Envelope, TranslatedAnswer, loaded_answer
 from app.routes.own_answer import OwnAnswer
+from app.routes.peer_exchange import Send
 from app.use_cases.ollama.translation import Api, Translation
 from app.use_cases.requirements import Requirements, lacks_thinking, missing_tools
 
@@ -78,11 +79,11 @@ class OllamaExchange(Exchange):
                 raise NotAllowed(_reason(self.request.key))
         return super()._wait_for_slot(model, client)
 
-    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
+    def _ask(self, data: bytes | BodyFile, send: Send) -> EngineAnswer:
         if not self.translation.path:
             return self._loaded()
         request = replace(self.request.for_engine(data), target=self.translation.path, error_form=ErrorForm.OPENAI)
-        answer = self.services.relay.send(address, request, client)
+        answer = send(request)
         try:
             return TranslatedAnswer(answer, self.translation, self._envelope)
         except BaseException:
@@ -95,8 +96,7 @@ class OllamaExchange(Exchange):
 
     @property
     def _envelope(self) -> Envelope:
-        assert self.model is not None
-        return Envelope(self.model.name, self.arrived_at, self.waited_seconds)
+        return Envelope(self.model_name, self.arrived_at, self.waited_seconds)
 
     def _loaded(self) -> OwnAnswer:
         return loaded_answer(self.translation.api, self._envelope, self._is_unload)

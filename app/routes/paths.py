@@ -32,6 +32,13 @@ POST_ROUTES = (
 GET_ROUTES = ("/slots", "/lora-adapters")  # and /props and /metrics, which are ours without ?model=
 PLAIN_ROUTES = frozenset(route for route in POST_ROUTES if "<" not in route)  # found by comparison, without Flask
 
+# What peers are sent, by its path here: routes that servers with OpenAI's API have, below their base URL.
+_OF_PEERS = (
+    *("/chat/completions", "/completions", "/responses", "/embeddings", "/audio/transcriptions", "/audio/speech"),
+    *("/images/generations", "/moderations", "/rerank", "/messages", "/messages/count_tokens"),
+)
+PEER_PATHS = {f"/v1{path}": path for path in _OF_PEERS} | {"/chat/completions": "/chat/completions"}
+
 # What clients whose base URL ends in /v1 ask for, although the route is not below /v1.
 _WITHOUT_VERSION = {
     *("/completion", "/infill", "/embedding", "/tokenize", "/detokenize", "/apply-template"),

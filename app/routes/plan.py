@@ -13,9 +13,11 @@ from app.request_body.plan_options import plan_options
 from app.routes.authorization import may_unload
 from app.routes.incoming_request import IncomingRequest, current_request
 from app.routes.models import admitted
+from app.routes.peer_models import peer_models_for_lists
 from app.routes.requested_model import read_request
 from app.routes.visibility import described_models, servable_model, shown_names, visible_pool, visible_text
 from app.use_cases.reporting.decisions import decision_json
+from app.use_cases.reporting.peer_models import plan_entries
 from app.use_cases.reporting.plans import plan_list
 
 bp = Blueprint("plan", __name__)
@@ -30,7 +32,9 @@ def show_plans() -> Response:
 def plan_report(request: IncomingRequest) -> dict[str, Any]:
     models, plans = described_models(request), request.services.plans
     pool, found = visible_pool(request), plans.of(models)
-    return plan_list(models, found, pool, shown_names(request, models))
+    report: dict[str, Any] = plan_list(models, found, pool, shown_names(request, models))
+    report["models"] += plan_entries(peer_models_for_lists(request))
+    return report
 
 
 @bp.post("/plan")

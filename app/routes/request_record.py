@@ -19,7 +19,7 @@ def request_record(exchange: Exchange, status: int, seconds: float) -> RequestRe
         generation_seconds = seconds - exchange.first_byte_seconds
     return RequestRecord(
         at=time.time(),
-        model=exchange.model.name if exchange.model else None,
+        model=exchange.model_name or None,
         path=exchange.route,
         status=status,
         wait_seconds=exchange.waited_seconds if exchange.is_sent else None,

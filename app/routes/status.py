@@ -13,6 +13,7 @@ from app.page.activity import decisions_view, header_view, hour_view, queue_view
 from app.page.downloads import downloads_view
 from app.page.gpus import gpus_view
 from app.page.models import model_rows
+from app.page.peers import peers_view
 from app.routes.assets import assets_version
 from app.routes.connection import connection
 from app.routes.incoming_request import current_request
@@ -53,6 +54,7 @@ def _view() -> dict[str, Any]:
         "header": header_view(status),
         "memory": gpus_view(status, history_report(request.services, time.monotonic())),
         "models": model_rows(status, plan_report(request)),
+        "peers": peers_view(status),
         "downloads": downloads_view(status),
         "queue": queue_view(status),
         "hour": hour_view(status),

@@ -12,6 +12,7 @@ from app.entities.memory import MemoryReading
 from app.routes.authorization import may_unload
 from app.routes.download_rules import may_pull, visible_downloads
 from app.routes.incoming_request import IncomingRequest, current_request
+from app.routes.peer_models import visible_peers
 from app.routes.visibility import (
     is_limited,
     sees_paths,
@@ -56,7 +57,7 @@ def status_text(request: IncomingRequest, min_age: float, max_age: float) -> byt
         *(store.pool, store.decisions, store.pins, store.configuration),
         *(services.engine, services.engine_problem, services.engine_slots.loads, services.engine_slots.drafts),
         services.activity.version,
-        *(services.downloads.all, services.settings, services.own_engines),
+        *(services.downloads.all, services.settings, services.own_engines, services.peers.names),
     )
     globs = request.key.models if is_limited(request.key) and request.key else None
     audience = globs, may_unload(request), sees_paths(request)
@@ -83,6 +84,7 @@ def status_facts(request: IncomingRequest) -> StatusFacts:
         hour=visible_hour(request),
         decisions=visible_decisions(request),
         downloads=visible_downloads(request),
+        peers=visible_peers(request),
         reasons=tuple(reasons),
         engine=s.engine,
         version=s.version,

@@ -13,12 +13,13 @@ from flask import Blueprint, Response
 
 from app.entities.model import Model
 from app.errors import ModelNotFound
-from app.ports import Address, BodyFile, EngineAnswer, WatchedClient
+from app.ports import BodyFile, EngineAnswer
 from app.routes.error_response import no_such_path
 from app.routes.exchange import Exchange, respond
 from app.routes.incoming_request import PATH_SAFE, IncomingRequest, current_request
 from app.routes.inference import FORWARDED_METHODS, InferenceResponse
 from app.routes.paths import ENGINE_ALIASES, PLAIN_ROUTES, may_be_forwarded
+from app.routes.peer_exchange import Send
 from app.routes.requested_model import RequestOptions, read_request
 from app.routes.visibility import find_model, known_model
 
@@ -87,12 +88,12 @@ class _UpstreamExchange(Exchange):
     def _apply_rules(self, model: Model) -> None:
         """None: an admin asks the engine itself."""
 
-    def _ask(self, address: Address, data: bytes | BodyFile, client: WatchedClient) -> EngineAnswer:
+    def _ask(self, data: bytes | BodyFile, send: Send) -> EngineAnswer:
         request = self.request.for_engine(data)
         query = request.target.partition("?")[2]
         target = quote(self._path, safe=PATH_SAFE) + (f"?{query}" if query else "")
         headers = {**request.headers, **self._more_headers()}
-        return self.services.relay.send(address, replace(request, target=target, headers=headers), client)
+        return send(replace(request, target=target, headers=headers))
 
     def _more_headers(self) -> dict[str, str]:
         names: tuple[str, ...] = () if self._known_path in PLAIN_ROUTES else ("Content-Type",)

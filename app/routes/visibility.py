@@ -13,9 +13,10 @@ from app.entities.key import ApiKey
 from app.entities.model import Model
 from app.entities.model_name import is_glob, similar_names
 from app.entities.server import ServerState
-from app.errors import InvalidModelFile, ModelNotFound, ProxyError
+from app.errors import InvalidModelFile, ModelNotFound, NotSupported, ProxyError
 from app.routes.incoming_request import IncomingRequest
 from app.routes.model_engine import engine_of
+from app.routes.peer_models import may_use, model_at_peer, visible_peer_names
 from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.engines import own_engine_problems
 from app.use_cases.reporting.last_hour import ActivityCounts
@@ -25,12 +26,8 @@ from app.use_cases.reporting.waiting import NOT_SHOWN
 from app.use_cases.requirements import NO_REQUIREMENTS, Requirements, suitable
 from app.use_cases.scheduling.pool_state import PoolState
 
+AT_PEER = "{name} is a model of peer {peer}, where it is loaded: only the routes in docs/peers.md lead there"
 HEADERS_SECONDS = 0.5  # that a list may spend on headers which have not been read yet
-
-
-def may_use(key: ApiKey | None, model: Model) -> bool:
-    """By the names under which the model is listed, whichever was requested: a key may use what it sees."""
-    return key is None or key.allows(*model.names)
 
 
 def find_model(request: IncomingRequest, name: str, requirements: Requirements = NO_REQUIREMENTS) -> Model:
@@ -46,10 +43,14 @@ def _found(request: IncomingRequest, name: str, requirements: Requirements) -> l
 
 
 def _known_or_new(request: IncomingRequest, name: str) -> Model:
-    """An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell."""
+    """An unknown name may be that of a new file. One that the key may not use takes as long: time must not tell.
+
+    Raises NotSupported for a peer's model."""
     try:
         return known_model(request, name)
     except ModelNotFound:
+        if model := model_at_peer(request, name):
+            raise NotSupported(AT_PEER.format(name=model.name, peer=model.peer), param="model") from None
         request.services.catalog.rescan()
     try:
         return known_model(request, name)
@@ -99,7 +100,7 @@ def default_model(request: IncomingRequest) -> str:
     """The name that a request without one means: catalog.default_model, else the only model that can be served, of
     those that its key may use; "" if there is none."""
     name = request.settings.default_model
-    if name and (alternatives(request, name) or _usable(request, [name])):
+    if name and (alternatives(request, name) or _usable(request, [name]) or model_at_peer(request, name)):
         return name
     servable = [model.name for model in visible_models(request) if not model.problem]
     return servable[0] if len(servable) == 1 else ""
@@ -107,7 +108,7 @@ def default_model(request: IncomingRequest) -> str:
 
 def _visible_names(request: IncomingRequest) -> list[str]:
     names = [name for model in visible_models(request) for name in model.names if not is_glob(name)]
-    return [*names, *virtual_names(request)]
+    return [*names, *virtual_names(request), *visible_peer_names(request)]
 
 
 def check_access(request: IncomingRequest, model: Model, name: str) -> Model:
@@ -146,6 +147,11 @@ def has_server(request: IncomingRequest, model: Model) -> bool:
 def visible_models(request: IncomingRequest) -> list[Model]:
     """The models that the request's key may use."""
     return [model for model in request.services.catalog.models() if may_use(request.key, model)]
+
+
+def visible_names(request: IncomingRequest) -> set[str]:
+    """The names that metrics and records have for the models that the request's key may use, peers' included."""
+    return {*(model.name for model in visible_models(request)), *visible_peer_names(request)}
 
 
 def described_models(request: IncomingRequest) -> list[Model]:
@@ -201,7 +207,7 @@ def visible_records(request: IncomingRequest) -> tuple[RequestRecord, ...]:
     records = request.services.activity.records()
     if not is_limited(request.key):
         return records
-    names = {model.name for model in visible_models(request)}
+    names = visible_names(request)
     return tuple(record for record in records if record.model in names)
 
 
@@ -210,7 +216,8 @@ def visible_hour(request: IncomingRequest) -> list[ActivityCounts]:
     hour = request.services.activity.last_hour()
     if not is_limited(request.key):
         return list(hour.values())
-    return [hour[model.name] for model in visible_models(request) if model.name in hour]
+    names = visible_names(request)
+    return [counts for model, counts in hour.items() if model in names]
 
 
 def _without_others(request: IncomingRequest, record: DecisionRecord) -> DecisionRecord:

@@ -113,8 +113,8 @@ def _clients(settings: Settings) -> str:
 
 
 def _differences(settings: Settings) -> Iterator[str]:
-    """The keys and values that differ from the defaults; of `keys` and `models`, only what the user set."""
-    explicit = settings.model_dump(mode="json", include={"keys", "models"}, exclude_unset=True)
+    """The keys and values that differ from the defaults; of `keys`, `models` and `peers`, only what the user set."""
+    explicit = settings.model_dump(mode="json", include={"keys", "models", "peers"}, exclude_unset=True)
     values = dict(_leaves(_without_secrets(settings.model_dump(mode="json") | explicit)))
     defaults = dict(_leaves(Settings.model_construct().model_dump(mode="json")))
     sizes = dict(_sizes(settings))

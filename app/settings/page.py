@@ -75,7 +75,7 @@ def configuration_page() -> str:
             default = json.dumps(default_of(field))
             lines += [f"## {name}", "", str(field.description), "", f"Default: `{default}`.", ""]
             continue
-        heading = {"keys": "keys[]", "models": "models.NAME"}.get(name, name)
+        heading = {"keys": "keys[]", "models": "models.NAME", "peers": "peers.NAME"}.get(name, name)
         intro = section.__doc__ if is_section(field) else f"{field.description} Each entry has:"
         lines += [f"## {heading}", "", str(intro), "", "| key | default | meaning |", "|---|---|---|"]
         lines += [*_rows(section), ""]

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.entities.key import ApiKey
 from app.entities.launch import EngineUse, LaunchSettings, OwnEngine
 from app.entities.model_name import folded, is_glob
+from app.entities.peer import Peer
 from app.entities.placement import CpuFallback, GpuLimits, PlacementConstraints, Policy
 from app.settings.agents import GROUP, installed_agents
 from app.settings.retired_keys import without_retired_keys
@@ -23,6 +24,7 @@ from app.settings.sections.engine import EngineSettings, UpstreamSettings
 from app.settings.sections.gpu import GpuSettings
 from app.settings.sections.model import ModelSettings
 from app.settings.sections.model_defaults import ModelDefaults, flash_attention_need
+from app.settings.sections.peers import PeerName, PeerSettings, unique_names
 from app.settings.sections.scheduling import SchedulingSettings
 from app.settings.sections.server import ApiKeySettings, ServerSettings
 from app.settings.values import PREFIX, ModelName, Name, start_folder
@@ -74,6 +76,14 @@ class Settings(BaseSettings):
         ),
     )
 
+    peers: Annotated[dict[PeerName, PeerSettings], AfterValidator(unique_names)] = Field(
+        {},
+        description=(
+            "Other addresses by name, whose models are served here as `NAME/MODEL`, and by their own names where no "
+            "model here has them: [peers.md](peers.md)."
+        ),
+    )
+
     _folder: Path = Path()
 
     def model_post_init(self, context: Any) -> None:
@@ -100,10 +110,10 @@ class Settings(BaseSettings):
     def _drop_retired_keys(cls, data: Any) -> Any:
         return without_retired_keys(data)
 
-    @field_validator("keys", "models", "any_of", "agents", mode="before")
+    @field_validator("keys", "models", "any_of", "peers", "agents", mode="before")
     @classmethod
     def _null_means_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        empty: dict[str, Any] = {"keys": [], "models": {}, "any_of": {}, "agents": []}
+        empty: dict[str, Any] = {"keys": [], "models": {}, "any_of": {}, "peers": {}, "agents": []}
         return empty[info.field_name or ""] if value is None else value
 
     @field_validator("keys")
@@ -195,6 +205,10 @@ class Settings(BaseSettings):
 
     def api_keys(self) -> tuple[ApiKey, ...]:
         return tuple(key.api_key() for key in self.keys)
+
+    def peer_list(self) -> tuple[Peer, ...]:
+        """The peers, in the order of the configuration."""
+        return tuple(peer.peer(name) for name, peer in self.peers.items())
 
     def launch_of(self, name: str | None = None) -> LaunchSettings:
         """The launch settings of the model with that name. None, or a name without an entry: as in `defaults`.

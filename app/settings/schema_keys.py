@@ -115,7 +115,7 @@ def _words(key: str) -> set[str]:
 
 def may_be_secret(place: Place) -> bool:
     """Whether the value at that place must not be shown: it may contain an API key, even by mistake."""
-    return place[:1] == ("keys",) or bool({"env", "args"} & set(place))
+    return place[:1] in (("keys",), ("peers",)) or bool({"env", "args"} & set(place))
 
 
 def default_of(field: FieldInfo) -> Any:

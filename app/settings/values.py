@@ -172,6 +172,7 @@ MemoryByGpu = Annotated[
 ModelName = Annotated[Text, AfterValidator(_check_model_name)]
 TensorOverride = Annotated[Text, AfterValidator(_check_override)]
 Folder = Annotated[Path, AfterValidator(absolute)]
+File = Folder  # of the settings, another name for the same
 Arguments = Annotated[list[Text], AfterValidator(_check_arguments)]
 Variables = Annotated[dict[str, Text], AfterValidator(_check_variables)]
 

@@ -60,6 +60,7 @@ def _facts(entry: Mapping[str, Any], now: str) -> Iterator[tuple[str, str]]:
     yield "aliases", ", ".join(map(printable, entry.get("aliases", ())))
     yield "stands for", ", ".join(map(printable, entry.get("any_of", ())))
     yield "variant of", printable(entry.get("parent", ""))
+    yield "at peer", printable(entry.get("peer", ""))
     yield "found in", SOURCES.get(entry.get("source", ""), "")
     yield "can", " ".join(map(printable, abilities(entry.get("capabilities", ()))))
     yield "quantization", printable(str(meta.get("ftype") or ""))

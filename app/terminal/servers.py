@@ -17,6 +17,9 @@ EXPENDABLE_ALONE = ("CACHE", "UNLOADS", "IDLE", "TOKENS/S", "SLOTS", "CONTEXT", 
 EXPENDABLE = ("CACHE", "UNLOADS", "DEVICE", "IDLE", "MEMORY", "CONTEXT", "SLOTS", "TOKENS/S")
 
 
+BREAKERS = {"closed": "answers", "half_open": "is tried", "open": "does not answer"}
+
+
 def server_table(status: Mapping[str, Any], keeps_columns: bool = False) -> Table:
     """`keeps_columns`: those without a value too, so that they do not move as time goes on."""
     heads, servers = "MODEL STATE DEVICE SLOTS CONTEXT MEMORY CACHE TOKENS/S IDLE UNLOADS", status["servers"]
@@ -74,6 +77,7 @@ def _unloads_text(server: Mapping[str, Any]) -> str:
 def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
     """Lines for below the table."""
     yield from queue_lines(status)
+    yield from map(peer_line, status["peers"])
     yield from map(download_line, filter(is_running, status["downloads"]))
     yield from (f"{printable(s['model'])}: {printable(s['problem'])}" for s in status["servers"] if s["problem"])
     for server in status["servers"]:
@@ -93,6 +97,23 @@ def service_notes(status: Mapping[str, Any]) -> Iterator[str]:
     if status["status"] == "draining":
         yield "The service is draining: it takes no more requests."
     yield from (f"degraded: {printable(reason)}" for reason in status["reasons"])
+
+
+def peer_line(peer: Mapping[str, Any]) -> str:
+    """`peer box2: answers, 12 models, 1 request`"""
+    models, seconds, problem = peer["models"], peer["retry_in_seconds"], printable(peer["problem"])
+    has_problem = problem and peer["breaker"] == "closed"
+    parts = (
+        "has a problem" if has_problem else BREAKERS[peer["breaker"]],
+        "its models are not known yet" if models is None else _counted(models, "model"),
+        _counted(peer["requests"], "request") if peer["requests"] else "",
+        f"tried in {duration_cell(seconds)}" if seconds else "",
+    )
+    return f"peer {printable(peer['name'])}: {', '.join(filter(None, parts))}{f': {problem}' if problem else ''}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _is_large(server: Mapping[str, Any]) -> bool:

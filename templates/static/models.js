@@ -46,7 +46,7 @@ export function modelRows(status, plan) {
   for (const model of plan.models) {
     const own = servers.get(model.id);
     if (own) loaded.push(...replicas(model.id, own, model, colors));
-    else rest.push(unloadedRow(model));
+    else rest.push(model.state === "peer" ? peerRow(model) : unloadedRow(model));
     servers.delete(model.id);
   }
   for (const [name, own] of servers) loaded.push(...replicas(name, own, null, colors)); // the catalogue has them no more
@@ -146,6 +146,13 @@ function detailsOf(model) {
   const aliases = model.aliases.length ? `also ${model.aliases.join(", ")}` : "";
   const bytes = model.size_bytes ? size(model.size_bytes) : "";
   return [model.quant, bytes, abilities.join(", "), aliases].filter(Boolean).join(" · ");
+}
+
+/** Nothing is loaded or unloaded here, so it has no buttons. */
+function peerRow(model) {
+  const [state, style] = model.problem ? ["unavailable", "bad"] : ["at a peer", "ok"];
+  const row = unloadedRow({ ...model, state: "unloaded" });
+  return { ...row, data_state: "", state, state_class: style, problem: model.problem };
 }
 
 /** A plan may be older than the status, in which the model has no server any more. */

@@ -5,7 +5,7 @@
 //   background.js  reads GET /plan and GET /status/history; publishes `plan` and `history`
 //   dom.js         changes the document in place: texts, keyed lists. Never innerHTML: names are data
 //   format.js      sizes, counts, durations and times as people read them
-//   gpus.js, models.js, downloads.js, activity.js   the sections; each has a twin in app/page, which renders them without scripts
+//   gpus.js, models.js, peers.js, downloads.js, activity.js   the sections; each has a twin in app/page, which renders them without scripts
 //   connect.js, pull.js, playground.js, logs.js, actions.js   what needs scripts; `.scripted` is hidden without them
 //
 // Sections subscribe to the store and patch the elements that templates/*.html have rendered. A row keeps its element
@@ -22,6 +22,7 @@ import { startGpus } from "./gpus.js";
 import { startLive } from "./live.js";
 import { startLogs } from "./logs.js";
 import { startModels } from "./models.js";
+import { startPeers } from "./peers.js";
 import { startPlayground } from "./playground.js";
 import { startPull } from "./pull.js";
 
@@ -29,6 +30,7 @@ document.documentElement.classList.add("js");
 startConnection();
 startGpus();
 startModels();
+startPeers();
 startDownloads();
 startActivity();
 startConnect();

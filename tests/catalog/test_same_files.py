@@ -9,7 +9,7 @@ from pathlib import Path
 from app.entities.key import ApiKey
 from app.entities.launch import LaunchSettings
 from app.entities.model import ModelSource
-from app.routes.visibility import may_use
+from app.routes.peer_models import may_use
 from tests.catalog.test_hub_cache import cached
 from tests.helpers.builders import a_gguf
 from tests.helpers.ollama_models import LIBRARY, a_manifest, a_projector

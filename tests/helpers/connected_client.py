@@ -11,3 +11,6 @@ class ConnectedClient:
 
     def close(self) -> None:
         pass
+
+    def on_disconnect(self, action: object) -> None:
+        pass

@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.entities.gpu import Gpu, GpuSnapshot, GpuState, MissingGpu
+from app.entities.peer import PeerStatus
 from app.entities.placement import CPU
 from app.ports import Address
 from app.use_cases.scheduling import events as ev
@@ -51,7 +52,8 @@ class _Exporter(Play):
         tokens = SimpleNamespace(all=lambda: {"alice": 30})
         bodies = SimpleNamespace(budget=SimpleNamespace(taken_bytes=0))
         downloads = SimpleNamespace(all=(), counts=DownloadCounts())
-        others = (SimpleNamespace(service=engine, states=dict), tokens, bodies, downloads)
+        peers = SimpleNamespace(statuses=(PeerStatus("box2"),))
+        others = (SimpleNamespace(service=engine, states=dict), tokens, bodies, downloads, peers)
         self.gauges = build_gauges(self.store, *(cast(Any, each) for each in others))
         self.engines = EngineSeries(lambda: self.state.servers)
         self.gauges.add(self.engines)

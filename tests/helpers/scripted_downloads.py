@@ -19,6 +19,7 @@ from app.use_cases.downloads.repository_plan import QuantPlan, RepositoryPlan
 from tests.helpers.builders import Play, an_engine, memory, replace
 from tests.helpers.connected_client import ConnectedClient
 from tests.helpers.scripted_engine import ScriptedEngine
+from tests.helpers.scripted_peers import NO_PEERS
 from workers.catalog.catalog import Catalog, ConfiguredModel
 from workers.clients.admission import KeyRateLimits, admission_limits
 from workers.clients.audience_texts import AudienceTexts
@@ -116,6 +117,7 @@ def some_services(
         downloads=downloads,
         pool=engine,
         relay=engine,
+        peers=NO_PEERS,
         gauges=SimpleNamespace(first_byte=lambda *about: None, answered=lambda *about: None),
         access_log=SimpleNamespace(note=lambda *about: None),
         **admission_limits(PLACES),

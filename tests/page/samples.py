@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.terminal.status import GIB, a_download, a_gpu, a_model, a_segment, a_server, a_status, a_waiting
+from tests.terminal.status import GIB, a_download, a_gpu, a_model, a_peer, a_segment, a_server, a_status, a_waiting
 
 CODER = "org/qwen3-coder-30b"
 
@@ -122,13 +122,20 @@ DOWNLOADS = [
     a_download("org/gated-GGUF", state="failed", total_bytes=None, done_bytes=0, problem="accept its licence"),
     a_download("org/left-GGUF:Q6_K", state="canceled"),
 ]
+PEERS = [
+    a_peer(requests=1, models=1),
+    a_peer("new", models=None, problem="GET /v1/models is answered with status 500"),
+    a_peer("down", breaker="open", problem="there is no connection: Connection refused", retry_in_seconds=12.3),
+    a_peer("back", breaker="half_open", problem="it closed the connection in mid-answer", requests=2),
+]
 NO_HOUR = {"last_hour": QUIET["last_hour"] | {"wait_median_seconds": None, "wait_p95_seconds": None, "requests": 7}}
 STATUSES: list[dict[str, Any]] = [
-    busy_status(),
+    busy_status() | {"peers": PEERS},
     a_status(**QUIET | NO_HOUR | {"status": "draining", "engine": None, "ram": None, "gpus_problem": "no driver"}),
     a_status(a_server(), **QUIET | {"gpus": [a_gpu()], "gpus_state": "asleep", "gpus_age_seconds": 812.0}),
     a_status(a_server(state="stopping"), **QUIET | {"downloads": DOWNLOADS, "gpus": [a_gpu()], "gpus_state": "hung"}),
 ]
+OF_A_PEER = {"quant": "", "size_bytes": None, "capabilities": [], "needed_bytes": None}
 PLAN: dict[str, Any] = {
     "models": [
         a_model("deepseek-v3", outcome="refuse", text="never: needs 391 GiB, the GPUs have 47", size_bytes=377 * GIB),
@@ -143,6 +150,8 @@ PLAN: dict[str, Any] = {
             outcome="evict",
             text="would evict phi-4",
         ),
+        a_model("box2/llama", state="peer", source="peer", outcome=None, text="at peer box2", **OF_A_PEER),
+        a_model("down/x", state="peer", outcome=None, text="at peer down", problem="peer down: refused", **OF_A_PEER),
     ]
 }
 QUANTS = [

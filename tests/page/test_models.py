@@ -25,6 +25,8 @@ def test_loaded_models_come_first_and_each_model_has_one_row_with_buttons():
         ("broken", "failed"),
         ("phi-4", "unloaded"),
         ("gemma", "unloaded"),
+        ("box2/llama", ""),
+        ("down/x", ""),
     ]
 
 
@@ -38,6 +40,14 @@ def test_a_model_keeps_its_row_from_unloaded_to_ready():
 def test_a_plan_older_than_the_status_does_not_say_where_an_unloaded_model_was():
     (row,) = rows(models=[a_model("a", state="ready", outcome="loaded", text="ready on GPU 0")]).values()
     assert (row["state"], row["place"], row["data_state"]) == ("unloaded", "", "unloaded")
+
+
+def test_a_model_of_a_peer_is_neither_loaded_nor_unloaded_here():
+    shown = rows()
+    assert [(row["state"], row["place"], row["problem"]) for row in (shown["box2/llama"], shown["down/x"])] == [
+        ("at a peer", "at peer box2", ""),
+        ("unavailable", "at peer down", "peer down: refused"),
+    ]
 
 
 def test_of_a_failed_engines_log_the_first_line_is_shown_and_all_are_folded_away():

@@ -14,6 +14,7 @@ from app.page.activity import decisions_view, header_view, hour_view, queue_view
 from app.page.downloads import downloads_view
 from app.page.gpus import gpus_view
 from app.page.models import model_rows
+from app.page.peers import peers_view
 from app.routes.assets import FOLDER
 from tests.page.samples import HISTORY, PLAN, QUANTS, STATUSES
 
@@ -24,12 +25,14 @@ import { actionsFor } from "./actions.mjs";
 import { downloadsView } from "./downloads.mjs";
 import { gpusView } from "./gpus.mjs";
 import { modelRows } from "./models.mjs";
+import { peersView } from "./peers.mjs";
 import { planText, quantView } from "./pull.mjs";
 import { readFileSync } from "node:fs";
 const { statuses, plan, history, quants } = JSON.parse(readFileSync(0));
 console.log(JSON.stringify(statuses.map((status) => ({
   header: activity.headerView(status), memory: gpusView(status, history), models: modelRows(status, plan),
-  downloads: downloadsView(status), queue: activity.queueView(status), hour: activity.hourView(status),
+  peers: peersView(status), downloads: downloadsView(status),
+  queue: activity.queueView(status), hour: activity.hourView(status),
   decisions: activity.decisionsView(status), requests: activity.requestsView(status),
   actions: Object.fromEntries(plan.models.map((model) => [model.id, actionsFor(model)])),
   quants: quants.map(quantView), planText: planText(quants),
@@ -69,6 +72,7 @@ def test_the_page_says_the_same_with_and_without_scripts(
         "header": header,
         "memory": gpus_view(status, HISTORY),
         "models": model_rows(status, PLAN),
+        "peers": peers_view(status),
         "downloads": downloads_view(status),
         "queue": queue_view(status),
         "hour": hour_view(status),

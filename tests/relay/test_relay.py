@@ -30,6 +30,7 @@ from app.ports import Address, BodyFile, UpstreamRequest
 from tests.relay.test_body import chunked
 from workers.clients.client_watch import ClientWatch
 from workers.relay.body import BadFraming, Chunked, SocketSink
+from workers.relay.connections import UpstreamConnection
 from workers.relay.relay import Relay
 from workers.relay.stream_mover import StreamMover
 
@@ -345,7 +346,7 @@ def test_a_request_on_a_connection_whose_end_was_overlooked_is_sent_once_more(
     case = Case(mover, says(counted(b"1"), then_close=True), says(counted(b"2")))
     received(case, "socket")
     time.sleep(0.05)
-    monkeypatch.setattr("workers.relay.connections._is_readable", lambda sock: False)
+    monkeypatch.setattr(UpstreamConnection, "has_input", lambda connection: False)
     assert received(case, "socket") == (b"2", True)
     assert len(case.server.requests) == 2
 

@@ -31,6 +31,7 @@ def status(pool: PoolState, now: float, **changes: Any) -> dict[str, Any]:
         drafts={},
         hour=(),
         downloads=(),
+        peers=(),
         reasons=(),
         engine=None,
         version="1",

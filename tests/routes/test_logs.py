@@ -20,6 +20,7 @@ from app.routes.logs import EVENTS, show_logs, stream_engine_log, stream_service
 from app.services import EXTENSION, RequestSettings
 from tests.helpers.builders import Play, a_model
 from tests.helpers.connected_client import ConnectedClient
+from tests.helpers.scripted_peers import NO_PEERS
 from workers.clients.admission import AdmissionLimit, admission_limits
 from workers.logs import history as history_module
 from workers.logs.history import LINE_OVERHEAD_BYTES, LogHistory
@@ -42,6 +43,7 @@ def services() -> Any:
         store=SimpleNamespace(pool=Play().state),
         admission=AdmissionLimit(8),
         viewers=admission_limits(8)["viewers"],
+        peers=NO_PEERS,
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),
         catalog=SimpleNamespace(
             members=lambda name: (),

@@ -18,6 +18,7 @@ from app.routes.model_events import EventStream
 from app.services import RequestSettings
 from tests.helpers.builders import Play, a_model, replace
 from tests.helpers.connected_client import ConnectedClient
+from tests.helpers.scripted_peers import NO_PEERS
 from workers.clients.admission import admission_limits
 
 
@@ -31,6 +32,7 @@ def a_request(places: int = 8, key: ApiKey | None = None) -> Any:
         settings=RequestSettings(),
         store=SimpleNamespace(pool=Play().state),
         downloads=SimpleNamespace(all=()),
+        peers=NO_PEERS,
         catalog=SimpleNamespace(models=list),
         **admission_limits(places),
         clients=SimpleNamespace(watch=lambda socket: ConnectedClient()),

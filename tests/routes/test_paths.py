@@ -13,12 +13,14 @@ from app.routes.loading_rules import may_load, model_for
 from app.routes.paths import GET_ROUTES, OTHER_PATH, POST_ROUTES, hint, plain_path
 from app.routes.requested_model import read_request
 from app.services import RequestSettings
+from tests.helpers.scripted_peers import NO_PEERS
 from tests.routes.test_visibility import LIMITED, Catalog
 
 
 def a_request(method: str = "POST", path: str = "/v1/completions", query: str = "", **settings: Any) -> IncomingRequest:
     services: Any = SimpleNamespace(
         catalog=Catalog(),
+        peers=NO_PEERS,
         settings=RequestSettings(**settings),
         store=SimpleNamespace(pool=SimpleNamespace(server_of=lambda name: None)),
     )

@@ -20,6 +20,7 @@ from app.services import RequestSettings
 from app.use_cases.reporting.recent_requests import RequestRecord
 from tests.helpers.builders import Play, a_model, memory, replace
 from tests.helpers.connected_client import ConnectedClient
+from tests.helpers.scripted_peers import NO_PEERS
 from workers.clients.admission import admission_limits
 from workers.clients.audience_texts import AudienceTexts
 from workers.telemetry.activity import Activity
@@ -42,6 +43,7 @@ def some_services(places: int = 16) -> Any:
         status_texts=AudienceTexts(),
         activity=Activity(),
         downloads=SimpleNamespace(all=()),
+        peers=NO_PEERS,
         engine_slots=SimpleNamespace(loads={}, drafts={}, view=lambda: None),
         engine=None,
         engine_problem="",

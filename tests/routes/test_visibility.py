@@ -28,6 +28,7 @@ from app.services import RequestSettings
 from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.requirements import Capability, Requirements
 from tests.helpers.builders import Play, a_model, replace
+from tests.helpers.scripted_peers import NO_PEERS
 
 MODELS = [
     a_model("mine"),
@@ -71,7 +72,7 @@ class Catalog:
 
 def a_request(key: ApiKey | None, pool: Any = None, decisions: tuple[DecisionRecord, ...] = ()) -> IncomingRequest:
     store = SimpleNamespace(pool=pool or Play().state, decisions=decisions)
-    services: Any = SimpleNamespace(settings=RequestSettings(), catalog=Catalog(), store=store)
+    services: Any = SimpleNamespace(settings=RequestSettings(), catalog=Catalog(), store=store, peers=NO_PEERS)
     request = IncomingRequest({"REQUEST_METHOD": "GET"}, services, "")
     request.key = key
     return request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from dataclasses import fields, replace
@@ -30,10 +31,11 @@ from app.settings.configuration import (
 )
 from app.settings.denied_options import why_argument_denied, why_variable_denied
 from app.settings.schema import Settings
-from app.settings.schema_keys import is_section, section_in
+from app.settings.schema_keys import format_place, is_section, section_in
 from app.settings.sections.model import ModelSettings
 from app.settings.sections.model_defaults import ModelDefaults
 from app.settings.values import size_text
+from app.settings.warnings import settings_warnings
 from app.use_cases.estimate.estimate import estimate_memory
 from app.use_cases.placement.contexts import STEPS
 from bench.estimate import shape_of
@@ -44,6 +46,7 @@ SECRET = "sk-sesame-open"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()
 URL_EXPECTED = "must begin with http:// or https:// and a host name"
 ORIGINS = "write https://chat.example.org, or * for any"
+BAD_PEER = "a peer's name has letters, digits, `.`, `_` and `-` only: it is the part before the `/`"
 BAD_NAME = "a name must have 1 to 512 printable characters, without leading or trailing spaces"
 
 
@@ -286,6 +289,27 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
             "{models: {a: {aliases: [x]}}, any_of: {x: [a]}}",
             "any_of.x: is a name of the model 'a'; only one can have it",
         ),
+        ("peers: {a/b: {url: 'http://h'}}", f"peers.a/b: {BAD_PEER}"),
+        ("peers: {A: {url: 'http://h'}, a: {url: 'http://h'}}", "peers: A and a differ only in case; rename one"),
+        ("peers: {b: {}}", "peers.b.url: is missing"),
+        ("peers: {b: http://h}", "peers.b: must be a mapping of keys to values"),
+        (
+            "peers: {b: {url: 'http://h', models: []}}",
+            "peers.b.models: is empty; list at least one model, or write auto",
+        ),
+        ("peers: {b: {url: 'http://h', models: all}}", 'peers.b.models: must be auto or a list like ["one", "two"]'),
+        (
+            "peers: {b: {url: 'http://h', api_key: sk-x}}",
+            "peers.b.api_key: unknown key; did you mean peers.b.api_key_env?",
+        ),
+        (
+            "peers: {b: {url: 'http://h', api_key_env: A, api_key_file: a}}",
+            "peers.b: api_key_env and api_key_file exclude each other; remove one",
+        ),
+        (
+            "peers: {b: {url: 'http://h', api_key_env: hf_abc}}",
+            "peers.b.api_key_env: must be the name of an environment variable, in capital letters, not the key itself",
+        ),
         ("models: {'a,b': {}}", "models.a,b: a model's name must not contain a comma"),
         ("models: {' a': {}}", f"models.' a': {BAD_NAME}"),
         ("keys: [{name: a}]", "keys[0].sha256: is missing"),
@@ -304,6 +328,61 @@ def test_keys_may_override_what_a_merge_key_merges(tmp_path):
 )
 def test_an_invalid_value_is_reported_with_its_place(tmp_path, text, message):
     assert error_messages(tmp_path, text) == [f"config.yaml: {message}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        *(
+            (url, "must begin with http:// or https:// and a host name")
+            for url in ("h", "h:8080", "ftp://h", "http://")
+        ),
+        *(
+            (url, "must begin with http:// or https:// and a host name")
+            for url in ("http://h:x", "http://h:0", "http://[")
+        ),
+        ("https://name:pa55@h", "must not contain a name or password"),
+        ("https://h/v1?api_key=pa55", "must not contain `?` or `#`"),
+        ("https://h/#pa55", "must not contain `?` or `#`"),
+        ("http://h\u00e9", "its host name must be ASCII"),
+        *(
+            (url, "its path must be plain")
+            for url in ("http://h/v1/../x", "http://h//v1", "http://h/a b", "http://h/%2e")
+        ),
+    ],
+)
+def test_a_url_of_a_peer_is_only_the_beginning_of_an_address(tmp_path, url, problem):
+    """Secrets in it would be shown, and what is no beginning leads to other paths than those of the routes."""
+    (message,) = error_messages(tmp_path, json.dumps({"peers": {"b": {"url": url}}}))
+    assert message.startswith(f"config.yaml: peers.b.url: {problem}")
+    assert "pa55" not in message
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://h", ("h", 80, "/v1", False, "h")),
+        ("https://h/", ("h", 443, "/v1", True, "h")),
+        ("HTTP://Box_2:8080/llm/v1/", ("box_2", 8080, "/llm/v1", False, "box_2:8080")),
+        ("https://[fd00::7]:443/api", ("fd00::7", 443, "/api", True, "[fd00::7]")),
+    ],
+)
+def test_a_peers_address_is_that_of_its_url(tmp_path, url, address):
+    (peer,) = configured(tmp_path, json.dumps({"peers": {"b": {"url": url}}})).peer_list()
+    assert (peer.host_name, peer.port, peer.path, peer.is_tls, peer.host) == address
+
+
+def test_keys_of_peers_that_are_not_here_are_warned_about(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_KEY", "k")
+    peers = {
+        "a": {"url": "https://h", "api_key_env": "A_KEY"},
+        "b": {"url": "http://localhost:1", "api_key_env": "NO_KEY"},
+        "c": {"url": "http://h", "api_key_file": "none"},
+    }
+    settings = configured(tmp_path, json.dumps({"peers": peers}))
+    assert [format_place(place) for place, _ in settings_warnings(settings)] == [
+        *("peers.b.api_key_env", "peers.c.api_key_file", "peers.c.url"),
+    ]
 
 
 @pytest.mark.parametrize("repo", ["..", "a", "a/..", "../b", "a/b/c", "a/b:", "a/b:../c", "a b/c", "/a/b", "a/b:c/.."])
@@ -879,7 +958,9 @@ def test_relative_paths_are_relative_to_the_files_folder(tmp_path):
 def uncommented() -> str:
     """The example with its commented-out keys enabled: lines that begin with # but not with a sentence."""
     lines = EXAMPLE.read_text().splitlines()
-    return "\n".join(re.sub(r"^#(?! \S)", "", line) for line in lines if line[:9] not in ("keys: [] ", "models: {"))
+    return "\n".join(
+        re.sub(r"^#(?! \S)", "", line) for line in lines if line[:9] not in ("keys: [] ", "models: {", "peers: {}")
+    )
 
 
 def test_the_example_has_the_defaults():

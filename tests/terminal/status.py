@@ -83,7 +83,13 @@ def a_status(*servers: dict[str, Any], **values: Any) -> dict[str, Any]:
         "requests": [],
         "downloads": [],
         "may_pull": True,
+        "peers": [],
     } | values
+
+
+def a_peer(name: str = "box2", **values: Any) -> dict[str, Any]:
+    about = {"models": 2, "requests": 0, "failures": 0}
+    return {"name": name, "breaker": "closed", "problem": "", "retry_in_seconds": 0.0, **about} | values
 
 
 def a_waiting(model: str = "llama-3.3-70b", **values: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from app.terminal.loading import loaded_text, loading_text, unloading_text
 from app.terminal.servers import server_table, service_notes
-from tests.terminal.status import GIB, a_server, a_status, a_waiting
+from tests.terminal.status import GIB, a_peer, a_server, a_status, a_waiting
 
 
 def cells(*servers: dict[str, Any]) -> list[dict[str, str]]:
@@ -98,3 +98,12 @@ def test_a_loaded_model_says_where_it_is_and_how_long_that_took():
     assert loaded_text("a", a_server(), 2.71) == "a is ready on cuda:0, after 2.7 s: 11.0 GiB"
     assert loaded_text("a", a_server(), None) == "a is ready on cuda:0, as before: 11.0 GiB"
     assert loaded_text("a", {}, 2.71) == "a is ready, after 2.7 s"
+
+
+def test_each_peer_has_a_line():
+    down = a_peer("new\x1b[1m", models=None, breaker="open", retry_in_seconds=12.0, problem="no\x1b[2J answer")
+    assert list(service_notes(a_status(peers=[a_peer(requests=3), a_peer(models=1, problem="x"), down]))) == [
+        "peer box2: answers, 2 models, 3 requests",
+        "peer box2: has a problem, 1 model: x",
+        "peer new\\x1b[1m: does not answer, its models are not known yet, tried in 12 s: no\\x1b[2J answer",
+    ]

@@ -1,4 +1,5 @@
-"""Connections to the llama-servers of this machine: one at work, and those that wait for their next request."""
+"""Connections to servers, mostly the llama-servers of this machine: one at work, and those that wait for their next
+request."""
 
 from __future__ import annotations
 
@@ -35,13 +36,29 @@ class UpstreamConnection:
     idle_since: float = 0.0  # monotonic seconds
     patience_seconds: float = 0.0
     on_silence: Callable[[], object] = bool  # called before a wait that is longer than a moment
+    server: str = "llama-server"  # in messages
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the socket's bytes are those of the answer, so that any thread may read them from it."""
+        return True
+
+    def has_input(self) -> bool:
+        """Whether an idle connection has bytes, or its end, to read: it must not be used again."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def send(self, data: bytes) -> None:
         """Raises TimeoutError, OSError."""
         try:
             self.socket.sendall(data)
         except BlockingIOError as error:
-            raise TimeoutError(f"llama-server read nothing for {SEND_SECONDS} s") from error
+            raise TimeoutError(f"{self.server} read nothing for {SEND_SECONDS} s") from error
 
     def send_file(self, body: BodyFile) -> None:
         """Raises TimeoutError, OSError."""
@@ -50,7 +67,7 @@ class UpstreamConnection:
             while sent_bytes < len(body):
                 sent_bytes += os.sendfile(self.socket.fileno(), body.fd, sent_bytes, len(body) - sent_bytes)
         except BlockingIOError as error:
-            raise TimeoutError(f"llama-server read nothing for {SEND_SECONDS} s") from error
+            raise TimeoutError(f"{self.server} read nothing for {SEND_SECONDS} s") from error
 
     def receive(self) -> bytes:
         """The next bytes; empty at the end of the connection. Raises TimeoutError, OSError."""
@@ -61,7 +78,7 @@ class UpstreamConnection:
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         if not poll.poll(1000 * self.patience_seconds):
-            raise TimeoutError(f"llama-server sent nothing for {self.patience_seconds:g} s")
+            raise TimeoutError(f"{self.server} sent nothing for {self.patience_seconds:g} s")
         return self.socket.recv(RECEIVE_BYTES)
 
     def was_reset(self) -> bool:
@@ -83,10 +100,28 @@ class UpstreamConnection:
         self.socket.close()
 
 
+def connect_here(port: int) -> UpstreamConnection:
+    """To a llama-server of this machine. Raises OSError (TimeoutError included)."""
+    try:
+        return UpstreamConnection(prepared(socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)), port)
+    except TimeoutError as error:
+        raise TimeoutError(f"llama-server accepted no connection for {CONNECT_SECONDS:g} s") from error
+
+
+def prepared(made: socket.socket) -> socket.socket:
+    """A new connection's socket, as UpstreamConnection expects it."""
+    made.setblocking(True)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
+    return made
+
+
 class UpstreamConnections:
     """Idle connections, by port. Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Callable[[int], UpstreamConnection] = connect_here) -> None:
+        self.new = connect  # raises OSError
         self._idle: dict[int, list[UpstreamConnection]] = defaultdict(list)  # the last used at the end
         self._clean_at = 0.0  # when connections that were idle for too long are closed next; under the lock
         self._lock = threading.Lock()
@@ -94,23 +129,11 @@ class UpstreamConnections:
     def take(self, port: int) -> UpstreamConnection:
         """An idle connection that is still good, else a new one. Raises OSError."""
         while (kept := self._pop(port)) is not None:
-            if time.monotonic() - kept.idle_since < KEPT_SECONDS and not _is_readable(kept.socket):
+            if time.monotonic() - kept.idle_since < KEPT_SECONDS and not kept.has_input():
                 kept.is_reused = True
                 return kept
             kept.close()
         return self.new(port)
-
-    def new(self, port: int) -> UpstreamConnection:
-        """Raises OSError (TimeoutError included)."""
-        try:
-            made = socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS)
-        except TimeoutError as error:
-            raise TimeoutError(f"llama-server accepted no connection for {CONNECT_SECONDS:g} s") from error
-        made.setblocking(True)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, round(MOMENT_SECONDS * 1e6)))
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_SECONDS, 0))
-        return UpstreamConnection(made, port)
 
     def give_back(self, connection: UpstreamConnection) -> None:
         """Keep it for the next request: its answer is complete, and nothing followed it."""
@@ -157,14 +180,3 @@ class UpstreamConnections:
         with self._lock:
             idle = self._idle.get(port)
             return idle.pop() if idle else None
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    """Whether an idle connection has bytes, or its end, to read: it must not be used again."""
-    try:
-        sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True

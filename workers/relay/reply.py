@@ -1,7 +1,6 @@
-"""The answer of a llama-server, as HTTP/1.1 has it: its head parsed, its body as it arrives.
+"""The answer of a server, as HTTP/1.1 has it: its head parsed, its body as it arrives.
 
-Small and strict: one peer, which this service started. Anything it sends that is not HTTP/1.1 (RFC 9112) is BadAnswer,
-never a guess.
+Small and strict: anything a server sends that is not HTTP/1.1 (RFC 9112) is BadAnswer, never a guess.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ SMALL_BYTES = 64 * 1024  # an answer of no more is read as a whole before its he
 NOT_FORWARDED = {
     *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding"),
     *("upgrade", "server", "date", "set-cookie", "set-cookie2", "location", "x-request-id"),
+    # What another host tells a browser about itself.
+    *("www-authenticate", "strict-transport-security", "alt-svc", "clear-site-data", "nel", "report-to"),
 }
 NOT_FORWARDED_PREFIXES = ("access-control-", "x-llama-smart-proxy-")  # an answer with the latter would look like ours
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")

@@ -167,7 +167,8 @@ class StreamMover:
                 self._end(stream, SendFailed(f"the client read nothing for {self._send_seconds:g} s"))
             elif not stream.pending and now - stream.moved_at > self._stall_seconds:
                 self._forget(fd)
-                self._end(stream, TimeoutError(f"llama-server sent nothing for {self._stall_seconds:g} s"))
+                server = stream.reply.connection.server
+                self._end(stream, TimeoutError(f"{server} sent nothing for {self._stall_seconds:g} s"))
 
     def _end(self, stream: _Stream, error: Exception | None) -> None:
         stream.error = error

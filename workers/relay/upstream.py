@@ -1,14 +1,30 @@
-"""One request to a llama-server of this machine, up to the head of its answer."""
+"""One request to a server, up to the head of its answer."""
 
 from __future__ import annotations
 
-from app.ports import Address, BodyFile, UpstreamRequest, WatchedClient
+from typing import Protocol
+
+from app.ports import BodyFile, UpstreamRequest, WatchedClient
 from workers.relay.connections import UpstreamConnection, UpstreamConnections
 from workers.relay.reply import NoAnswer, Reply, read_reply
 
 WATCHED_BYTES = 64 * 1024  # a request of more may take a while to send
 IDEMPOTENT = ("GET", "HEAD")
 WITH_BODY = ("POST", "PUT", "PATCH")  # servers read the bodies of these
+
+
+class Destination(Protocol):
+    """Where a request goes (app.ports.Address, workers.peers.peer_address.PeerAddress)."""
+
+    @property
+    def port(self) -> int: ...
+    @property
+    def host(self) -> str:
+        """As in the Host header."""
+
+    @property
+    def api_key(self) -> str:
+        """ "" for a server that requires none."""
 
 
 class Unanswered(NoAnswer):
@@ -26,7 +42,7 @@ class Unanswered(NoAnswer):
 
 def ask(
     connections: UpstreamConnections,
-    address: Address,
+    address: Destination,
     request: UpstreamRequest,
     client: WatchedClient,
     first_byte_seconds: float,
@@ -88,16 +104,16 @@ def _first_bytes(connection: UpstreamConnection, data: bytes, body: bytes | Body
     return first
 
 
-def request_bytes(request: UpstreamRequest, address: Address) -> bytes:
+def request_bytes(request: UpstreamRequest, address: Destination) -> bytes:
     """The whole request, but for a body in a file.
 
     Raises ValueError for a line end in its head: values are checked, whoever made them.
     """
     lines = [
         f"{request.method} {request.target} HTTP/1.1",
-        f"Host: 127.0.0.1:{address.port}",
+        f"Host: {address.host}",
         *(f"{name}: {value}" for name, value in request.headers.items()),
-        f"Authorization: Bearer {address.api_key}",
+        *([f"Authorization: Bearer {address.api_key}"] if address.api_key else ()),
     ]
     if request.body or request.method in WITH_BODY:
         lines.append(f"Content-Length: {len(request.body)}")

@@ -67,7 +67,7 @@ def complete_model(context: Context, parameter: Parameter, incomplete: str) -> l
 
 
 def complete_loaded_model(context: Context, parameter: Parameter, incomplete: str) -> list[str]:
-    return _names(context, incomplete, lambda entry: entry["status"]["value"] != "unloaded")
+    return _names(context, incomplete, lambda entry: entry["status"]["value"] != "unloaded" and "peer" not in entry)
 
 
 def _names(context: Context, incomplete: str, is_meant: Callable[[Mapping[str, Any]], bool]) -> list[str]:

@@ -22,7 +22,7 @@ _UNNEEDED = {
     "matrix": MEMORY,
 }
 _DROPPED = {
-    "peers": "a model of another machine cannot be configured; clients ask it directly",
+    "peers": "write them as `peers` here, with url and api_key_env: docs/peers.md",
     "profiles": "there are no profiles; a model can have several aliases and variants",
     "captureBuffer": "requests and answers are not stored",
     "store": "requests are not stored",

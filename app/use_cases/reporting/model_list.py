@@ -16,10 +16,10 @@ from app.entities.server import Server, ServerState
 from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.engines import own_engine_json
 from app.use_cases.reporting.model_status import EngineOf, facts_of, model_status
+from app.use_cases.reporting.peer_models import CONTEXT_NAMES, ListedPeerModel
 from app.use_cases.scheduling.pool_state import PoolState
 
 NO_VIRTUAL_NAMES: Mapping[str, Sequence[Model]] = {}
-_CONTEXT_NAMES = ("context_length", "max_context_length", "max_model_len")  # OpenRouter, LM Studio, vLLM
 
 
 def model_list(
@@ -70,16 +70,18 @@ def anthropic_list(
     decisions: Sequence[DecisionRecord],
     with_aliases: bool = False,
     virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
+    at_peers: Iterable[ListedPeerModel] = (),
 ) -> dict[str, object]:
     """The body of Anthropic's /v1/models: the models that generate text, on one page."""
     earlier, servers = earlier_contexts(decisions), {server.model.name: server for server in pool.servers}
     named = [(name, each) for each in models for name in (each.name, *other_ids(each, with_aliases))]
     named += [(name, most_ready(stands_for, servers)) for name, stands_for in virtual_names.items()]
     data = [
-        _anthropic_entry(name, each, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
+        _anthropic_entry(name, each.created, request_tokens(each, pool.server_of(each.name), earlier.get(each.name, 0)))
         for name, each in named
         if each.capabilities is None or each.capabilities.completion
     ]
+    data += [_anthropic_peer_entry(name, listed) for listed in at_peers for name in listed.names]
     return {
         "data": data,
         "has_more": False,
@@ -92,7 +94,16 @@ def anthropic_entry(model: Model, pool: PoolState, decisions: Sequence[DecisionR
     """The body of Anthropic's /v1/models/ID."""
     earlier = earlier_contexts(decisions).get(model.name, 0)
     tokens = request_tokens(model, pool.server_of(model.name), earlier)
-    return _anthropic_entry(model.variant or model.name, model, tokens)
+    return _anthropic_entry(model.variant or model.name, model.created, tokens)
+
+
+def anthropic_peer_entry(listed: ListedPeerModel) -> dict[str, object]:
+    """The same of a peer's model."""
+    return _anthropic_peer_entry(listed.model.name, listed)
+
+
+def _anthropic_peer_entry(name: str, listed: ListedPeerModel) -> dict[str, object]:
+    return _anthropic_entry(name, listed.model.created, listed.model.context_tokens)
 
 
 def other_ids(model: Model, with_aliases: bool) -> list[str]:
@@ -139,7 +150,7 @@ def _entry(
         "status": model_status(model, server, pool, facts_of(engine_of(model))),
         **_own_engine(model, engine_of(model)),
         "size": model.size_bytes,
-        **(dict.fromkeys(_CONTEXT_NAMES, tokens) if tokens else {}),
+        **(dict.fromkeys(CONTEXT_NAMES, tokens) if tokens else {}),
         "architecture": _modalities(model),
         **_capabilities(model.capabilities),
         "meta": _meta(model, tokens),
@@ -198,9 +209,9 @@ def _meta(model: Model, tokens: int) -> dict[str, object]:
     }
 
 
-def _anthropic_entry(name: str, model: Model, tokens: int) -> dict[str, object]:
+def _anthropic_entry(name: str, created: int, tokens: int) -> dict[str, object]:
     limits = {"max_input_tokens": tokens, "max_tokens": tokens} if tokens else {}
-    return {"type": "model", "id": name, "display_name": name, "created_at": rfc3339(model.created), **limits}
+    return {"type": "model", "id": name, "display_name": name, "created_at": rfc3339(created), **limits}
 
 
 def rfc3339(unix_seconds: float) -> str:

@@ -21,6 +21,7 @@ from app.use_cases.reporting.model_list import (
     request_tokens,
     rfc3339,
 )
+from app.use_cases.reporting.peer_models import ListedPeerModel
 from app.use_cases.scheduling.idle import idle_deadline
 from app.use_cases.scheduling.pool_state import PoolState
 
@@ -50,14 +51,16 @@ def tag_list(
     servers: Iterable[Server] = (),
     with_aliases: bool = False,
     virtual_names: Mapping[str, Sequence[Model]] = NO_VIRTUAL_NAMES,
+    at_peers: Iterable[ListedPeerModel] = (),
 ) -> dict[str, object]:
     """The body of /api/tags: the models that can be served, the newest first, each with the names that lists have; then
-    virtual names."""
+    virtual names, and the models of peers that answer."""
     listed = sorted((model for model in models if not model.problem), key=lambda model: -model.created)
     named = [replace(model, variant=name) for model in listed for name in ("", *other_ids(model, with_aliases))]
     loaded = {server.model.name: server for server in servers}
     named += [replace(most_ready(stands_for, loaded), variant=name) for name, stands_for in virtual_names.items()]
-    return {"models": [_entry(model) | _file(model) for model in named]}
+    others = [_peer_entry(name, each) for each in at_peers if not each.problem for name in each.names]
+    return {"models": [_entry(model) | _file(model) for model in named] + others}
 
 
 def process_list(pool: PoolState, now: float, unix_now: float) -> dict[str, object]:
@@ -85,10 +88,45 @@ def model_details(
     }
 
 
+def peer_model_details(listed: ListedPeerModel) -> dict[str, object]:
+    """The same for a peer's model, of which nothing but its context is known."""
+    tokens = listed.model.context_tokens
+    return {
+        "modelfile": f"FROM {listed.model.name}\n",
+        "parameters": f"{'num_ctx':<{PARAMETER_WIDTH}} {tokens}" if tokens else "",
+        "template": "",
+        "details": _NO_DETAILS,
+        "model_info": {},
+        "capabilities": ["completion"],
+        "modified_at": rfc3339(listed.model.created),
+    }
+
+
+def _peer_entry(name: str, listed: ListedPeerModel) -> dict[str, object]:
+    """`remote_model` and `remote_host` as Ollama has them for models that it runs elsewhere."""
+    model = listed.model
+    remote = {"remote_model": model.id, "remote_host": model.peer}
+    entry = {"name": tagged(name), "model": tagged(name), **remote, "digest": _digest(model.name)}
+    return entry | {"details": _NO_DETAILS, "modified_at": rfc3339(model.created), "size": 0}
+
+
+_NO_DETAILS: dict[str, object] = {
+    "parent_model": "",
+    "format": "",
+    "family": "",
+    "families": None,
+    "parameter_size": "",
+    "quantization_level": "",
+}
+
+
+def _digest(stamp: str) -> str:
+    return hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()
+
+
 def _entry(model: Model) -> dict[str, object]:
     name, stamp = tagged(model.variant or model.name), f"{model.path}\0{model.size_bytes}\0{model.created}"
-    digest = hashlib.sha256(stamp.encode(errors="surrogateescape")).hexdigest()
-    return {"name": name, "model": name, "digest": digest, "details": _details(model)}
+    return {"name": name, "model": name, "digest": _digest(stamp), "details": _details(model)}
 
 
 def _file(model: Model) -> dict[str, object]:

@@ -13,6 +13,7 @@ from app.entities.engine_load import Drafts, EngineLoad
 from app.entities.gpu import Gpu
 from app.entities.launch import EngineFacts
 from app.entities.memory import MemoryReading
+from app.entities.peer import PeerStatus
 from app.entities.placement import CPU
 from app.use_cases.reporting.decision_record import DecisionRecord
 from app.use_cases.reporting.decision_text import decision_text
@@ -20,6 +21,7 @@ from app.use_cases.reporting.downloads import download_list
 from app.use_cases.reporting.gpu_programs import other_processes
 from app.use_cases.reporting.gpu_segments import gpu_segments
 from app.use_cases.reporting.last_hour import ActivityCounts, last_hour
+from app.use_cases.reporting.peer_models import peers_report
 from app.use_cases.reporting.recent_requests import RequestRecord, requests_report
 from app.use_cases.reporting.server_status import servers_status
 from app.use_cases.reporting.waiting import queue_report
@@ -41,6 +43,7 @@ class StatusFacts:
     drafts: Mapping[int, Drafts]  # by the ids of those that draft
     hour: Sequence[ActivityCounts]  # of the last hour, of each of those models
     downloads: tuple[Download, ...]  # that the viewer may see, newest last
+    peers: tuple[PeerStatus, ...]  # with their models that it may use
     reasons: tuple[str, ...]  # why the service is degraded
     engine: EngineFacts | None
     version: str
@@ -72,6 +75,7 @@ def service_status(facts: StatusFacts) -> dict[str, object]:
         "queue": queue_report(visible, now),
         "downloads": download_list(facts.downloads),
         "may_pull": facts.may_pull,
+        "peers": peers_report(facts.peers),
         "decisions": _decisions(facts.decisions) if facts.is_admin else [],
         "requests": requests_report(facts.records, names_keys=facts.is_admin),
         "last_hour": last_hour(facts.hour),
