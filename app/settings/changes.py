@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from app.entities.launch import AUTO_PROMPT_CACHE, AUTO_UBATCH
+from app.entities.launch import ALL_LAYERS, AUTO_PROMPT_CACHE, AUTO_UBATCH, LoadMode
 from app.entities.model import Model, ModelSource
 from app.entities.model_name import is_glob
 from app.settings.schema import Settings
+from app.use_cases.launch.load_mode import decides_itself
 
 MAX_NAMED = 5  # models: more are counted
 LARGEST_EARLIER_UBATCH = 2048  # tokens: llama-server's batch
@@ -75,6 +76,14 @@ def _models_with_spare_caches(settings: Settings, models: Sequence[Model]) -> st
         return ""
     found = [model.name for model in models if model.launch.options.prompt_cache == AUTO_PROMPT_CACHE]
     return _named_or_counted(found, "prompt_cache auto")
+
+
+def _models_wholly_on_gpus(settings: Settings, models: Sequence[Model]) -> str:
+    if "load_mode" in settings.defaults.model_fields_set:
+        return ""
+    options = ((model.name, model.launch.options) for model in models if not decides_itself(model.launch))
+    found = [name for name, each in options if each.load_mode is LoadMode.AUTO and each.n_gpu_layers >= ALL_LAYERS]
+    return _named_or_counted(found, "load_mode auto")
 
 
 def _models_with_globs(settings: Settings, models: Sequence[Model]) -> str:
@@ -150,6 +159,12 @@ CHANGES = (
         _models_with_spare_caches,
         "llama-server keeps conversations without a slot in RAM that is free when the model is loaded, 8 GiB at most; "
         "defaults.prompt_cache: 0 restores it",
+    ),
+    Change(
+        "load-mode",
+        _models_wholly_on_gpus,
+        "where all weights go to GPUs with CUDA, the file is no longer mapped but read into buffers; "
+        "defaults.load_mode: mmap restores it",
     ),
     Change(
         "alias-globs",

@@ -23,7 +23,7 @@ SEES = replace(a_model("sees"), launch=replace(a_launch(), mmproj="/models/mmpro
 
 def notices(models: tuple[Model, ...] = (), **settings: Any) -> dict[str, str]:
     """Of the changes that a configuration shows its reliance on."""
-    settings = {"catalog": {"load_on_any_path": False}} | settings
+    settings = {"catalog": {"load_on_any_path": False}, "defaults": {"load_mode": "mmap"}} | settings
     found = {change.name: change.notice(Settings(**settings), models) for change in CHANGES}
     return {name: notice.partition(":")[0] for name, notice in found.items() if notice}
 
@@ -101,6 +101,11 @@ def test_larger_ubatches_are_no_longer_reduced():
     assert notices((with_ubatch("a", 2049), with_ubatch("b", 2048))) == {"large-ubatches": "model a"}
     many = tuple(with_ubatch(str(number), 4096) for number in range(6))
     assert notices(many) == {"large-ubatches": "6 models with a ubatch_size above 2048"}
+
+
+def test_models_on_gpus_are_no_longer_mapped():
+    in_ram = replace(a_model("b"), launch=replace(a_launch(), options=replace(a_launch().options, n_gpu_layers=0)))
+    assert notices((a_model("a"), in_ram, with_args("--no-mmap")), defaults={}) == {"load-mode": "model a"}
 
 
 def test_aliases_became_globs():
