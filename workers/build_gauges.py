@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.clients.daily_tokens import DailyTokens
 from workers.downloads.downloader import Downloader
-from workers.engine.current_engine import CurrentEngine
+from workers.engine.engines import Engines
 from workers.folders import version
 from workers.peers.peer_group import PeerGroup
 from workers.request_bodies.held_body import RequestBodies
@@ -18,14 +18,14 @@ from workers.telemetry.store import StateStore
 
 def build_gauges(
     store: StateStore,
-    engine: CurrentEngine,
+    engines: Engines,
     tokens: DailyTokens,
     bodies: RequestBodies,
     downloads: Downloader,
     peers: PeerGroup,
 ) -> Gauges:
     gauges = Gauges(store, version())
-    gauges.add(ServiceGauges(store, engine))
+    gauges.add(ServiceGauges(store, engines.service, engines.states))
     gauges.add(KeyGauges(tokens.all))
     gauges.add(DownloadGauges(downloads))
     gauges.add(PeerGauges(lambda: peers.statuses))

@@ -155,7 +155,7 @@ def build_gpu_poller(
 
 
 class OwnChecks:
-    """The checks of engines that models have of their own. Used by the thread `gpus`."""
+    """The checks of engines that models have of their own. Any thread may call it."""
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         self._settings = settings
@@ -163,15 +163,14 @@ class OwnChecks:
         self._known: dict[OwnEngine, EngineCheck] = {}
 
     def in_use(self) -> dict[OwnEngine, EngineCheck]:
-        return {engine: self._known.setdefault(engine, self._check(engine)) for engine in self._engines.in_use}
+        return {engine: self._known.get(engine) or self._begin(engine) for engine in self._engines.in_use}
 
-    def _check(self, engine: OwnEngine) -> EngineCheck:
+    def _begin(self, engine: OwnEngine) -> EngineCheck:
         """It is asked as the service's is."""
         settings = self._settings.engine
         probed = _no_engine if settings.assume_gpu else partial(self._engines.refresh, engine)
-        return EngineCheck(
-            partial(_ask_engine, probed, own_environment(settings.env, engine)), partial(_build_of, probed)
-        )
+        ask = partial(_ask_engine, probed, own_environment(settings.env, engine))
+        return self._known.setdefault(engine, EngineCheck(ask, partial(_build_of, probed)))
 
 
 def _no_engine() -> EngineFacts | None:

@@ -90,7 +90,7 @@ class Runtime:
         self._relay = build_relay(settings, self._store, self._has_ended)
         self._peers = build_peers(settings, self._relay.mover)
         others = self._bodies, self._downloads, self._peers
-        self._gauges = build_gauges(self._store, engines.service, self._files.tokens, *others)
+        self._gauges = build_gauges(self._store, engines, self._files.tokens, *others)
         self._gpus = GpuWatch(settings, engines, self._store, lambda event: self._pool.post(event))
         self._read_ahead = ReadAhead(lambda: file_to_read_ahead(self._store.pool))
         self._pool = self._build_pool()

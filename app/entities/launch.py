@@ -45,8 +45,8 @@ class OwnEngine:
 class EngineUse:
     """Whose own engine it is."""
 
-    models: tuple[str, ...]
-    gpu_models: tuple[str, ...]  # those of them that may use GPUs
+    models: tuple[str, ...] = ()
+    gpu_models: tuple[str, ...] = ()  # those of them that may use GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class EngineState:
 
     facts: EngineFacts | None = None  # the last that worked; None: there never was one
     problem: str = ""  # why there is none, or why the one that replaced it does not work, and what to do
-    use: EngineUse = EngineUse((), ())
+    use: EngineUse = EngineUse()
 
 
 ALL_LAYERS = 999  # the customary number; llama-server takes any above the number of layers

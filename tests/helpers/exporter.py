@@ -53,7 +53,7 @@ class _Exporter(Play):
         bodies = SimpleNamespace(budget=SimpleNamespace(taken_bytes=0))
         downloads = SimpleNamespace(all=(), counts=DownloadCounts())
         peers = SimpleNamespace(statuses=(PeerStatus("box2"),))
-        others = (engine, tokens, bodies, downloads, peers)
+        others = (SimpleNamespace(service=engine, states=dict), tokens, bodies, downloads, peers)
         self.gauges = build_gauges(self.store, *(cast(Any, each) for each in others))
         self.engines = EngineSeries(lambda: self.state.servers)
         self.gauges.add(self.engines)

@@ -8,10 +8,11 @@ from app.entities.gpu import EngineView
 from app.entities.launch import OwnEngine
 from app.entities.placement import CpuFallback
 from app.entities.refusal import Reason
+from app.use_cases.scheduling import events as ev
 from app.use_cases.scheduling.card_failures import cards_tried
 from app.use_cases.scheduling.effects import Refuse
 from app.use_cases.scheduling.limits import SchedulingLimits
-from tests.helpers.builders import replace
+from tests.helpers.builders import a_model, replace
 from tests.helpers.gpu_play import Hardware
 from tests.scheduling.test_card_failures import failed, problems, ready
 from tests.scheduling.test_schedule_gpus import play_on, where
@@ -75,3 +76,9 @@ def test_a_card_on_which_an_engine_of_a_models_own_fails_is_not_set_aside(is_unu
     assert problems(play, 3.0) == []
     assert play.loaded("plain", 4.0).placement.uuids == ("GPU-a",)
     assert cards_tried(play.state.card_failures, "forked") == {"GPU-a"}, "others' success there says nothing about it"
+    model = a_model("forked")
+    kept = replace(model, launch=replace(model.launch, engine=FORK))
+    play.post(ev.Reconfigured(play.state.limits, {"forked": kept}, {}, at=5.0))
+    assert cards_tried(play.state.card_failures, "forked") == {"GPU-a"}
+    play.post(ev.Reconfigured(play.state.limits, {"forked": model}, {}, at=6.0))
+    assert not cards_tried(play.state.card_failures, "forked"), "the service's engine did not fail there"

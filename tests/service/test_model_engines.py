@@ -86,6 +86,11 @@ def test_each_model_is_started_with_its_own_engine(tmp_path: Path):
         }
         listed = {each["id"]: each.get("engine") for each in service.get("/v1/models").json()["data"]}
         assert (listed["plain"], listed["forked"]["version"]) == (None, "4711 (fork)")
+        decided = {each["model"]: each.get("engine") for each in service.get("/decisions").json()["decisions"]}
+        assert decided == {"plain": None, "forked": str(fork)}
+        metrics = service.get("/metrics").text
+        assert "llama_smart_proxy_degraded_reasons 1.0" in metrics
+        assert 'llama_smart_proxy_engine_info{kind="binary",version="4711 (fork)"} 1.0' in metrics
         (shown,) = (each for each in service.get("/status").json()["servers"] if each["model"] == "forked")
         assert shown["engine"] == str(fork)
 

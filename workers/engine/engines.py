@@ -59,8 +59,8 @@ class Engines:
         return tuple(self._uses)
 
     def states(self) -> dict[OwnEngine, EngineState]:
-        """Those in use, as last probed."""
+        """As last probed; those that are not in use any more, too: servers of theirs may still run."""
         return {
-            engine: EngineState((current := self.of(engine)).facts, current.problem, use)
-            for engine, use in self._uses.items()
+            engine: EngineState(current.facts, current.problem, self._uses.get(engine, EngineUse()))
+            for engine, current in tuple(self._own.items())
         }

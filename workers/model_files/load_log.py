@@ -18,7 +18,8 @@ class LoadLog:
 
     def note(self, load: LoadReport, server: Server) -> None:
         """Called by the server's thread when it is ready."""
-        where = server.placement.device.partition(":")[0]
+        own = server.model.launch.engine
+        where = server.placement.device.partition(":")[0] + (f" with {own}" if own else "")
         usual = self.rates.usual(load, where)
         before = f" usually {load_rate_text(usual)}" if usual else ""
         fields = server.id, server.model.name, load.mode, load.source or "unknown", load.text, before

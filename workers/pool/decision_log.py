@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
+from app.entities.launch import OwnEngine
 from app.use_cases.reporting.decision_record import MAX_RECORDS, DecisionRecord
 from app.use_cases.scheduling.effects import Decided
 from app.use_cases.scheduling.pool_state import PoolState
@@ -20,11 +21,17 @@ def record_decision(store: StateStore, decided: Decided, state: PoolState, now: 
     decision, known = decided.decision, store.decisions[-MAX_RECORDS:]
     age = max(0.0, now - state.gpus.at) if state.gpus.poll_seconds is not None else 0.0
     about = decided.model, decision, decided.evict, step_ms, age, decided.evict_idle_seconds
-    record = DecisionRecord(time.time(), *about)
+    record = DecisionRecord(time.time(), *about, engine=_own_engine(state, decided.model))
     others = tuple(earlier for earlier in known if not record.repeats(earlier))
     if len(others) == len(known):
         log.info("decided model=%s outcome=%s ms=%.1f %s", decided.model, decision.outcome, step_ms, decision.reason)
     store.decisions = (*others[-MAX_RECORDS + 1 :], record)
+
+
+def _own_engine(state: PoolState, name: str) -> OwnEngine | None:
+    """Of the model that was decided about: it is waited for, or has a server."""
+    models = (*(waiter.model for waiter in state.waiting), *(server.model for server in state.servers))
+    return next((model.launch.engine for model in models if model.name == name), None)
 
 
 def log_isolation(before: PoolState, after: PoolState) -> None:

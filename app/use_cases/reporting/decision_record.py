@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.entities.launch import OwnEngine
 from app.entities.placement import Decision, Outcome
 
 MAX_RECORDS = 200  # past decisions that are kept
@@ -20,6 +21,7 @@ class DecisionRecord:
     elapsed_ms: float  # duration of the scheduler's whole step
     gpus_age_seconds: float  # age of the GPU reading it was based on
     evict_idle_seconds: tuple[float | None, ...] = ()  # of those servers; None: not idle
+    engine: OwnEngine | None = None  # of the model, if it has one of its own
 
     def repeats(self, before: DecisionRecord) -> bool:
         """Whether this is the same WAIT as `before`: the load is still waiting for the same reason."""

@@ -74,6 +74,7 @@ def _record_json(record: DecisionRecord) -> dict[str, object]:
     return {
         "at": round(record.at, 3),
         "model": record.model,
+        **({"engine": str(record.engine)} if record.engine else {}),
         "text": decision_text(record),
         **decision_json(decision, record.evict),
         "considered": list(decision.considered),

@@ -45,7 +45,7 @@ def health(
         "reasons": reasons,
         "version": version,
         "engine": {"kind": engine.kind, "version": engine.version} if engine else None,
-        "model_engines": [own_engine_json(*each) for each in (own_engines or {}).items()],
+        "model_engines": [own_engine_json(*each) for each in (own_engines or {}).items() if each[1].use.models],
         "configuration": {
             "loaded_at": round(configuration.loaded_at, 3),
             "errors": list(configuration.errors),

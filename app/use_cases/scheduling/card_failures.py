@@ -116,6 +116,12 @@ def without_model(failures: CardFailures, model: str) -> CardFailures:
     return {uuid: failure for uuid, failure in left.items() if failure.models or failure.own_engines or failure.pauses}
 
 
+def without_own_engines(failures: CardFailures, kept: Collection[str]) -> CardFailures:
+    """After a reload: only these models still have engines of their own."""
+    left = {uuid: replace(each, own_engines=each.own_engines & frozenset(kept)) for uuid, each in failures.items()}
+    return {uuid: failure for uuid, failure in left.items() if failure.models or failure.own_engines or failure.pauses}
+
+
 def cards_tried(failures: CardFailures, model: str) -> frozenset[str]:
     """The GPUs that the next load of `model` avoids, because the last one failed there."""
     return frozenset(

@@ -13,6 +13,7 @@ from app.entities.frozen import replace
 from app.entities.model import Model
 from app.entities.refusal import Reason, Refusal
 from app.entities.server import Server
+from app.use_cases.scheduling.card_failures import without_own_engines
 from app.use_cases.scheduling.effects import Effect, StopReason
 from app.use_cases.scheduling.events import Reconfigured
 from app.use_cases.scheduling.load_balancing import retention_key
@@ -59,6 +60,9 @@ def _without_old_failures(state: PoolState, models: Mapping[str, Model]) -> Pool
     kept = {name for name in known if name in models and before[name].is_served_as(models[name])}
     return replace(
         state,
+        card_failures=without_own_engines(
+            state.card_failures, [name for name, model in models.items() if model.launch.engine]
+        ),
         failures={name: failure for name, failure in state.failures.items() if name in kept},
         learned_margins={name: margin for name, margin in state.learned_margins.items() if name in kept},
         backoffs={name: backoff for name, backoff in state.backoffs.items() if name in kept},
