@@ -222,7 +222,9 @@ def test_a_client_that_disconnects_is_not_the_peers_failure(mover: StreamMover):
         watch = ClientWatch(None, -1)
 
         disconnect_after(watch, lambda: len(box.received) == 1)
+        began_at = time.monotonic()
         assert isinstance(error_of(lambda: ask(group, watch)), ClientDisconnected)
+        assert time.monotonic() - began_at < SECONDS / 2, "nobody waited for the peer's patience"
         assert (status(group).failures, status(group).requests) == (0, 0)
 
 
@@ -302,7 +304,9 @@ def test_over_tls_a_silent_peer_and_a_client_that_left_end_the_wait(
         group.configure([at(box, is_tls=True)], SLOW)
         watch = ClientWatch(None, -1)
         disconnect_after(watch, lambda: len(box.received) == 2)
+        began_at = time.monotonic()
         assert isinstance(error_of(lambda: ask(group, watch)), ClientDisconnected)
+        assert time.monotonic() - began_at < SECONDS / 2, "nobody waited for the peer's patience"
 
 
 # --- lists -------------------------------------------------------------------------------------------------------
