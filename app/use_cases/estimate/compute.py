@@ -46,7 +46,8 @@ def compute_bytes(shape: ModelShape, options: ModelOptions, ranges: list[range])
         return _replayed(shape, options, ranges)
     used = [layers for layers in ranges if layers] or [range(shape.hparams.n_layer_all + 1)]
     if len(used) > 1 and shape.graph.architecture in arch.WITHOUT_OUTPUT and not shape.graph.has_output_norm:
-        used = [layers for layers in used if layers.start < shape.hparams.n_layer]  # no output: nothing to compute
+        # Without an output there is nothing to compute.
+        used = [layers for layers in used if layers.start < shape.hparams.n_layer] or used[:1]
     sizes = iter(_device_bytes(shape, options, ranges, used))
     if not options.devices:
         return [next(sizes) + _cpu_extra_bytes(shape, options)]

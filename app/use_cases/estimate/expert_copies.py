@@ -82,7 +82,8 @@ def uncounted_expert_bytes(ubatch: Ubatch, moved: MovedTensors) -> int:
         return 0
     late = _late_masks(ubatch, moved)
     next_layer = [count for count in _late_masks(ubatch, moved, after=1) if 2 * count * w.tokens >= w.e]
-    return ubatch.shape.expert_pair_bytes - ubatch.shape.largest_expert_bytes if late or next_layer else 0
+    second = max(0, ubatch.shape.expert_pair_bytes - ubatch.shape.largest_expert_bytes)  # a damaged file may have none
+    return second if late or next_layer else 0
 
 
 def _holds_two(ubatch: Ubatch, moved: MovedTensors) -> bool:

@@ -61,8 +61,8 @@ def _queries(replay: GraphReplay, inputs: tuple[Allocation, ...]) -> Allocation:
 def _fused(replay: GraphReplay, inputs: tuple[Allocation, ...]) -> list[Allocation]:
     q, k, v = _sizes(replay)
     product = _product(replay, "attn_qkv", q + k + v, *inputs)
-    if not (replay.layer.has_rope or replay.k_rotation_bytes or replay.v_rotation_bytes):
-        return [product]
+    if not (replay.layer.has_rope or replay.k_rotation_bytes):
+        return [product, replay.allocate(v if replay.v_rotation_bytes else 0)]
     queries = _rotated(replay, q)
     values = replay.allocate(v if replay.v_rotation_bytes else 0)
     return [queries, _rotated(replay, k), product, values]

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from app.use_cases.estimate.graph_replay import GraphReplay
 from app.use_cases.estimate.tensor_allocator import EMPTY, Allocation
 
+_FUSED_WITH_SHARED = frozenset({"ffn_gate_exps", "ffn_up_exps", "ffn_gate_shexp", "ffn_up_shexp"})
+
 
 @dataclass(slots=True)
 class Inputs:
@@ -90,9 +92,9 @@ def _computes_shared_early(replay: GraphReplay) -> bool:
     """CUDA's fusion moves the shared expert's first products before the others' last one, if all are on the GPU, and of
     one size and type (ggml-cuda.cu: ggml_cuda_match_shared_expert, ggml_backend_cuda_graph_optimize)."""
     weights = replay.layer.weights
-    if replay.in_ram or "ffn_gate_exps" not in weights or "ffn_gate_shexp" not in weights:
+    if replay.in_ram or not weights.keys() >= _FUSED_WITH_SHARED:
         return False
-    return weights["ffn_up_exps"] // replay.shape.graph.experts == weights["ffn_up_shexp"]
+    return weights["ffn_up_exps"] // max(1, replay.shape.graph.experts) == weights["ffn_up_shexp"]
 
 
 def router(replay: GraphReplay) -> Inputs:

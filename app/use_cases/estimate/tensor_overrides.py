@@ -81,8 +81,8 @@ def _move(
 ) -> None:
     block = BLOCK.match(tensor.name)
     layer = int(block[1]) if block else shape.hparams.n_layer_all
-    if shape.hparams.n_layer <= layer < shape.hparams.n_layer_all:
-        return
+    if block and layer >= shape.hparams.n_layer:
+        return  # for drafting, or of a layer that the metadata does not have
     if is_expert(tensor.name) and layer < n_cpu_moe:
         return  # already in RAM
     home = RAM if is_input(tensor.name) else next((i for i, layers in enumerate(ranges) if layer in layers), RAM)
