@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from app.entities.launch import EngineFacts, EngineState, EngineUse, OwnEngine
@@ -45,8 +46,9 @@ class Engines:
         models have none."""
         is_new = not uses.keys() <= self._uses.keys()
         self._uses = uses
-        for engine in uses:
-            self.of(engine).refresh()
+        if uses:  # at once: an engine that hangs takes as long as all of them
+            with ThreadPoolExecutor(len(uses), "ask-engine") as threads:
+                list(threads.map(self.refresh, uses))
         return is_new
 
     def _log(self, engine: OwnEngine, problem: str) -> None:
