@@ -86,6 +86,14 @@ def test_embedded_selects_the_embedded_engine_whatever_is_on_path(tmp_path, monk
     assert find_engine("embedded").kind is EngineKind.EMBEDDED
 
 
+def test_a_name_does_not_mean_a_file_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of one that can be run, the message said that it could not."""
+    program(tmp_path, "exit", "my-build")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EngineNotFound, match="does not exist: no installed one has this name, and PATH has none"):
+        find_engine("my-build", NOWHERE)
+
+
 @pytest.mark.parametrize(("mode", "reason"), [(None, "does not exist"), (0o644, "is not executable")])
 def test_a_configured_binary_that_cannot_be_run_is_an_error_even_if_others_exist(tmp_path, mode, reason):
     install_fake(tmp_path / "other")
@@ -119,6 +127,15 @@ def test_the_error_for_a_binary_of_another_architecture_gives_the_cause(tmp_path
     path.chmod(0o755)
     with pytest.raises(EngineNotFound, match=r"is not a llama-server: .*not found"):
         find_engine(str(path))
+
+
+def test_the_message_about_an_engine_that_prints_without_end_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is logged and shown by /health: a line of 1 MB was."""
+    monkeypatch.setattr(probe_process, "_TIMEOUT_SECONDS", 1.0)
+    endless = program(tmp_path, "tr '\\0' a < /dev/zero")
+    with pytest.raises(EngineNotFound, match=r"did not exit within 1 s: a+$") as raised:
+        find_engine(str(endless))
+    assert len(str(raised.value)) < 1000 + len(str(endless))
 
 
 @pytest.mark.parametrize("text", ["echo waiting; sleep 60", "setsid sleep 4 & echo gone", "yes"])

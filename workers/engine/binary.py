@@ -86,11 +86,11 @@ def _installed(name: str, cache: Path | None) -> InstalledEngine | None:
 
 
 def _why_not_run(name: str) -> str:
+    if "/" not in name:  # a file of this name in the working directory is not meant
+        return "does not exist: no installed one has this name, and PATH has none"
     if os.path.isdir(name):
         return "is a directory"
-    if os.path.exists(name):
-        return "is not executable"
-    return "does not exist" if "/" in name else "does not exist: no installed one has this name, and PATH has none"
+    return "is not executable" if os.path.exists(name) else "does not exist"
 
 
 def flags_in_help(text: str) -> tuple[frozenset[str], frozenset[str]]:

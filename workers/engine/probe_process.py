@@ -17,6 +17,7 @@ from workers.server.child_process import parent_death_argv
 _TIMEOUT_SECONDS = 20.0
 _OUTPUT_LIMIT_BYTES = 1 << 20  # llama-server's help is 60 KB
 _TAIL_LINES = 5
+_LINE_CHARS = 500  # the message is logged, and in /health
 _PIPE_BYTES = 4096  # the least a pipe can hold
 # While the first page of such an output is read, its process still has to write the rest: it is there to be looked at.
 LONG_OUTPUT_BYTES = 4 * _PIPE_BYTES
@@ -107,5 +108,5 @@ def _check_output(command: str, text: str, code: int | None) -> str:
 
 
 def last_lines(text: str) -> str:
-    last = [line.strip() for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+    last = [line.strip()[:_LINE_CHARS] for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
     return ": " + " | ".join(last) if last else ""
